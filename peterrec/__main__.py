@@ -1,0 +1,5 @@
+"""Run `peterrec` as a module."""
+
+from peterrec.cli import main
+
+main()
