@@ -1,0 +1,1 @@
+"""Pretrain a user encoder once, adapt it to many recommendation tasks with small adapters."""

@@ -1,0 +1,1 @@
+"""What a user would pick instead: the models that every result is printed beside."""

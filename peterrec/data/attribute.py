@@ -1,0 +1,136 @@
+"""Labelled users of one attribute, and their split into training, validation and test users."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from peterrec.data.prepared import PreparedLog
+from peterrec.errors import DataError, SettingsError, did_you_mean
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """Users with a label: `users` (N,) ids, `rows` (N,) of the part `histories`, `labels` (N,) numbers into `classes`."""
+
+    column: str
+    classes: tuple[str, ...]
+    users: NDArray[np.str_]
+    rows: Ints
+    labels: Ints
+    unlabelled: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Places `(n,)` in an `Attribute` of each part."""
+
+    train: Ints
+    validation: Ints
+    test: Ints
+
+
+def read_attribute(prepared: PreparedLog, *, column: str, classes: Sequence[str] | None = None) -> Attribute:
+    """The users of a prepared log whose `column` is filled in.
+
+    Classes are text; those found, in order (numbers by value), unless `classes` lists them. Raises DataError where there
+    are no labels, no such column, fewer than two classes, or a label that `classes` does not list.
+    """
+    table = prepared.labels()
+    if table is None:
+        raise DataError(f"{prepared.folder}: holds no labels; prepare the log with --users TABLE.")
+    known = [name for name in table.column_names if name != "user"]
+    if column not in known:
+        raise DataError(
+            f"{prepared.folder}: the users table has no column {column!r}. {did_you_mean(column, known)}"
+        )
+    values = table[column]
+    if pa.types.is_floating(values.type) or pa.types.is_nested(values.type):
+        raise DataError(f"{prepared.folder}: column {column!r} holds {values.type}; classes are text or integers.")
+    text = pc.utf8_trim_whitespace(pc.cast(values, pa.string()))
+    filled = pc.fill_null(pc.not_equal(text, ""), False)
+    labelled = pa.table({"user": table["user"], "label": text}).filter(filled)
+    found = sorted(set(labelled["label"].to_pylist()), key=_by_value)
+    if classes is not None:
+        wrong = [label for label in found if label not in classes]
+        if wrong:
+            raise DataError(
+                f"{prepared.folder}: column {column!r} holds {wrong[0]!r}, which is none of the task's classes: "
+                f"{', '.join(classes)}."
+            )
+    names = tuple(found if classes is None else classes)
+    if len(found) < 2:
+        only = f"only the class {found[0]!r}" if found else "no label at all"
+        raise DataError(f"{prepared.folder}: column {column!r} holds {only}; a classifier needs two classes.")
+    position = prepared.sequences("histories").users.array
+    place = pc.index_in(labelled["user"], value_set=position.combine_chunks())
+    labels = pc.index_in(labelled["label"], value_set=pa.array(names))
+    rows = place.to_numpy(zero_copy_only=False).astype(np.int64)
+    order = np.argsort(rows, kind="stable")
+    return Attribute(
+        column=column,
+        classes=names,
+        users=np.asarray(labelled["user"].to_pylist(), dtype=np.str_)[order],
+        rows=rows[order],
+        labels=labels.to_numpy(zero_copy_only=False).astype(np.int64)[order],
+        unlabelled=len(position) - len(rows),
+    )
+
+
+def split_users(
+    attribute: Attribute,
+    *,
+    fractions: tuple[float, float, float],
+    stratified: bool,
+    seed: int,
+    budget: int | None = None,
+) -> Split:
+    """A seeded split by user; with `stratified` each class is divided in the same shares.
+
+    `budget` keeps that many training users (of every class in proportion); a smaller budget's users are among those of a
+    larger one, and validation and test users stay the same. Raises SettingsError for a budget that is not there,
+    DataError where a part would be empty or the training users have one class only.
+    """
+    rng = np.random.default_rng((seed, 11))
+    place = np.empty(len(attribute))
+    strata = attribute.labels if stratified else np.zeros(len(attribute), dtype=np.int64)
+    for stratum in np.unique(strata):
+        members = rng.permutation(np.flatnonzero(strata == stratum))
+        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    first, second = fractions[0], fractions[0] + fractions[1]
+    train = np.flatnonzero(place < first)
+    if budget is not None:
+        if not 1 < budget <= len(train):
+            raise SettingsError(
+                f"--labels {budget}: there are {len(train):,} labelled training users; give 2 to {len(train)}."
+            )
+        train = np.sort(train[np.argsort(place[train], kind="stable")[:budget]])
+    split = Split(
+        train=train,
+        validation=np.flatnonzero((place >= first) & (place < second)),
+        test=np.flatnonzero(place >= second),
+    )
+    for name, part in vars(split).items():
+        if not len(part):
+            raise DataError(
+                f"column {attribute.column!r}: {len(attribute)} labelled users leave none for {name}; label more users "
+                "or change the split's fractions."
+            )
+    if len(np.unique(attribute.labels[train])) < 2:
+        raise DataError(f"column {attribute.column!r}: all training users are of one class; label more users.")
+    return split
+
+
+def _by_value(label: str) -> tuple[int, float, str]:
+    try:
+        return 0, float(label), label
+    except ValueError:
+        return 1, 0.0, label

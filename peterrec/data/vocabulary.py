@@ -1,0 +1,140 @@
+"""The vocabulary: which row of the embedding belongs to which item."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from peterrec.errors import RefusedError
+from peterrec.run_folder import atomic_file
+
+PAD = 0
+MASK = 1
+TCL = 2
+FIRST_ITEM = 3
+
+Ids = Sequence[str] | pa.Array | pa.ChunkedArray
+
+_SCHEMA = pa.schema([("row", pa.int32()), ("item", pa.string()), ("count", pa.int64())])
+_FINGERPRINT = b"peterrec.vocabulary.fingerprint"
+_HASHED_AT_ONCE = 1 << 16
+
+
+class Vocabulary:
+    """Items in row order: falling count, then id by its UTF-8 bytes; row `FIRST_ITEM` is the first of them.
+
+    The counts are those of the events that the vocabulary was made from (which ones is the split's affair).
+    """
+
+    def __init__(self, items: pa.StringArray, counts: npt.NDArray[np.int64]) -> None:
+        assert len(items) == len(counts)
+        self.items = items
+        self.counts = counts
+
+    @classmethod
+    def build(cls, items: Ids, *, counts: npt.ArrayLike) -> "Vocabulary":
+        """The vocabulary of distinct `items` (V - 3, in any order), which occurred `counts` (V - 3) times."""
+        table = pa.table({"item": _text(items), "count": pa.array(np.asarray(counts, dtype=np.int64))})
+        table = table.take(pc.sort_indices(table, sort_keys=[("count", "descending"), ("item", "ascending")]))
+        return cls(_one_array(table["item"]), table["count"].to_numpy())
+
+    def __len__(self) -> int:
+        """The number of rows V, the special ones included."""
+        return FIRST_ITEM + self.num_items
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({self.num_items} items, fingerprint {self.fingerprint[:12]}…)"
+
+    @property
+    def num_items(self) -> int:
+        """The number of items, V - 3."""
+        return len(self.items)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the ids in row order, each after its length in bytes (8, little-endian)."""
+        digest = hashlib.sha256()
+        for start in range(0, len(self.items), _HASHED_AT_ONCE):
+            ids = [item.encode() for item in self.items.slice(start, _HASHED_AT_ONCE).to_pylist()]
+            digest.update(b"".join(len(item).to_bytes(8, "little") + item for item in ids))
+        return digest.hexdigest()
+
+    def rows(self, ids: Ids) -> npt.NDArray[np.int32]:
+        """The rows (N,) of N ids; -1 where an id is unseen (or null)."""
+        found = pc.index_in(_text(ids), value_set=self.items)
+        found = pc.fill_null(pc.add(found, pa.scalar(FIRST_ITEM, pa.int32())), -1)
+        return found.to_numpy().astype(np.int32, copy=False)
+
+    def ids(self, rows: npt.ArrayLike) -> list[str]:
+        """The ids of `rows` (N,); `IndexError` for special rows (PAD, MASK, TCL) and rows beyond the last."""
+        wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
+        if wanted.size and (wanted.min() < FIRST_ITEM or wanted.max() >= len(self)):
+            raise IndexError(
+                f"rows {wanted.min()} to {wanted.max()} asked for; items have {FIRST_ITEM} to {len(self) - 1}"
+            )
+        return self.items.take(pa.array(wanted - FIRST_ITEM)).to_pylist()
+
+    def save(self, path: Path) -> None:
+        """Write columns row, item, count as Parquet; the fingerprint goes into the file's metadata."""
+        rows = np.arange(FIRST_ITEM, len(self), dtype=np.int32)
+        schema = _SCHEMA.with_metadata({_FINGERPRINT: self.fingerprint.encode()})
+        table = pa.table([pa.array(rows), self.items, pa.array(self.counts)], schema=schema)
+        with atomic_file(Path(path)) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+    @classmethod
+    def load(cls, path: Path) -> "Vocabulary":
+        """Read what `save` wrote; `RefusedError` if the file is missing, damaged or changed by hand."""
+        path = Path(path)
+        refused = f"{path}: not a vocabulary that fits its encoder"
+        fix = "take the vocabulary.parquet that was written beside it, or prepare the log again."
+        try:
+            table = pq.read_table(path, partitioning=None)
+        except (OSError, pa.ArrowException) as problem:
+            raise RefusedError(f"{refused} ({str(problem).splitlines()[0]}); {fix}") from None
+        stored = (table.schema.metadata or {}).get(_FINGERPRINT, b"").decode()
+        if not table.schema.equals(_SCHEMA):
+            raise RefusedError(f"{refused} (its columns are {', '.join(table.schema.names)}); {fix}")
+        vocabulary = cls(_one_array(table["item"]), table["count"].to_numpy())
+        if fault := _fault(table, vocabulary, stored):
+            raise RefusedError(f"{refused} ({fault}); {fix}")
+        return vocabulary
+
+
+def _fault(table: pa.Table, vocabulary: Vocabulary, stored: str) -> str | None:
+    """What is wrong with a vocabulary's table, or None."""
+    if any(table[name].null_count for name in table.column_names):
+        return "a value is missing"
+    if not np.array_equal(table["row"].to_numpy(), np.arange(FIRST_ITEM, len(vocabulary))):
+        return f"its rows are not {FIRST_ITEM}, {FIRST_ITEM + 1}, … in order"
+    if pc.count_distinct(vocabulary.items).as_py() != vocabulary.num_items:
+        return "an item stands in it twice"
+    if np.any(np.diff(vocabulary.counts) > 0):
+        return "its items are not ordered by falling count"
+    if stored != vocabulary.fingerprint:
+        return "its items are not those of the fingerprint stored with it"
+    return None
+
+
+def _text(ids: Ids) -> pa.Array | pa.ChunkedArray:
+    """`ids` as Arrow text; `TypeError` if they are anything else, since 1 and "1" must not mix silently."""
+    if not isinstance(ids, pa.Array | pa.ChunkedArray):
+        return pa.array(ids, type=pa.string())
+    if pa.types.is_dictionary(ids.type):
+        ids = pc.cast(ids, ids.type.value_type)
+    if pa.types.is_null(ids.type) or pa.types.is_large_string(ids.type) or pa.types.is_string_view(ids.type):
+        return pc.cast(ids, pa.string())
+    if not pa.types.is_string(ids.type):
+        raise TypeError(f"item ids are text, not {ids.type}")
+    return ids
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.StringArray:
+    array = column.combine_chunks()
+    return array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)

@@ -1,0 +1,160 @@
+"""Layers on batch-first `(B, L, D)` tensors whose memory is time-major `(L, B, D)`.
+
+The shift of a dilated tap is then a contiguous slice for all users at once. Callers, tuners among them, see
+batch-first shapes only; subclasses of the stock layers let every `peft` method recognise them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TimeMajorEmbedding(nn.Embedding):
+    """Looks up rows `(B, L)` and returns `(B, L, D)` as a view of `(L, B, D)` memory."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.transpose(0, 1)).transpose(0, 1)
+
+
+class TimeMajorLinear(nn.Linear):
+    """Applies a linear map to the last axis of `(B, L, D)` without leaving time-major memory."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input.transpose(0, 1), self.weight, self.bias).transpose(0, 1)
+
+
+class TimeMajorLayerNorm(nn.LayerNorm):
+    """Normalises the last axis of `(B, L, D)` without leaving time-major memory."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.transpose(0, 1)).transpose(0, 1)
+
+
+class DilatedConv(nn.Module):
+    """A dilated convolution over positions: gathers its taps, then one linear map `(taps · D_in → D_out)`.
+
+    With `causal`, position t reads t, t − d, …, t − (kernel − 1) · d; otherwise the taps are centred on t.
+    Positions outside the sequence read zero. The weight of tap j stands in columns `[j · D_in, (j + 1) · D_in)`
+    of `linear.weight`, oldest tap first. A plain `nn.Linear` inside, and not `nn.Conv1d`, because every `peft`
+    method is right on it (LoRA on a dilated `nn.Conv1d` is not).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int, dilation: int, causal: bool):
+        super().__init__()
+        if not causal and kernel_size % 2 == 0:
+            raise ValueError(f"A two-sided convolution needs an odd kernel_size, got {kernel_size}.")
+        self.kernel_size = kernel_size
+        self.dilation = dilation
+        self.causal = causal
+        self.linear = TimeMajorLinear(kernel_size * in_channels, out_channels)
+
+    def taps(self, x: Tensor) -> Tensor:
+        """Gathers the taps of `(B, L, D)` into `(B, L, kernel_size · D)`, oldest first."""
+        span = (self.kernel_size - 1) * self.dilation
+        before = span if self.causal else span // 2
+        length = x.shape[1]
+        padded = F.pad(x.transpose(0, 1), (0, 0, 0, 0, before, span - before))
+        shifted = [padded[j * self.dilation : j * self.dilation + length] for j in range(self.kernel_size)]
+        return torch.cat(shifted, dim=-1).transpose(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `(B, L, D_in)` to `(B, L, D_out)`."""
+        return self.linear(self.taps(x))
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, dilation={self.dilation}, causal={self.causal}"
+
+
+class Unit(nn.Module):
+    """Dilated convolution, norm, ReLU: half of a plain block."""
+
+    def __init__(self, channels: int, *, kernel_size: int, dilation: int, causal: bool, eps: float):
+        super().__init__()
+        self.conv = DilatedConv(channels, channels, kernel_size=kernel_size, dilation=dilation, causal=causal)
+        self.norm = TimeMajorLayerNorm(channels, eps=eps)
+        self.activation = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `(B, L, D)`, zero where there is padding, to `(B, L, D)`."""
+        return self.activation(self.norm(self.conv(x)))
+
+
+class PreActivationUnit(nn.Module):
+    """Norm, ReLU, then a point-wise map or a dilated convolution: a third of a bottleneck block."""
+
+    def __init__(self, channels: int, layer: TimeMajorLinear | DilatedConv, *, eps: float):
+        super().__init__()
+        self.norm = TimeMajorLayerNorm(channels, eps=eps)
+        self.activation = nn.ReLU()
+        if isinstance(layer, DilatedConv):
+            self.conv = layer
+        else:
+            self.linear = layer
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Maps `(B, L, D_in)` to `(B, L, D_out)`; `mask` `(B, L, 1)` clears padding before a convolution."""
+        x = self.activation(self.norm(x))
+        if hasattr(self, "conv"):
+            return self.conv(x if mask is None else x * mask)
+        return self.linear(x)
+
+
+class PlainBlock(nn.Module):
+    """`x + ReLU(LN2(conv_2d(ReLU(LN1(conv_d(x))))))` (NextItNet, WSDM 2019, Fig. 3b)."""
+
+    convolutions = 2  # taken from `dilations`
+
+    def __init__(
+        self,
+        channels: int,
+        dilations: tuple[int, ...],
+        *,
+        kernel_size: int,
+        causal: bool,
+        eps: float,
+        dropout: float,
+    ):
+        super().__init__()
+        first, second = dilations
+        self.unit1 = Unit(channels, kernel_size=kernel_size, dilation=first, causal=causal, eps=eps)
+        self.unit2 = Unit(channels, kernel_size=kernel_size, dilation=second, causal=causal, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Maps `(B, L, D)` to `(B, L, D)`; `mask` `(B, L, 1)` is 1 at items and 0 at padding."""
+        return x + self.dropout(self.unit2(self.unit1(x * mask) * mask))
+
+
+class BottleneckBlock(nn.Module):
+    """Pre-activated 1×1 (D → D/2), dilated convolution, 1×1 (D/2 → D), plus the input (NextItNet, Fig. 3a)."""
+
+    convolutions = 1  # taken from `dilations`
+
+    def __init__(
+        self,
+        channels: int,
+        dilations: tuple[int, ...],
+        *,
+        kernel_size: int,
+        causal: bool,
+        eps: float,
+        dropout: float,
+    ):
+        super().__init__()
+        (dilation,) = dilations
+        inner = channels // 2
+        convolution = DilatedConv(inner, inner, kernel_size=kernel_size, dilation=dilation, causal=causal)
+        self.unit1 = PreActivationUnit(channels, TimeMajorLinear(channels, inner), eps=eps)
+        self.unit2 = PreActivationUnit(inner, convolution, eps=eps)
+        self.unit3 = PreActivationUnit(inner, TimeMajorLinear(inner, channels), eps=eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Maps `(B, L, D)` to `(B, L, D)`; `mask` `(B, L, 1)` is 1 at items and 0 at padding."""
+        return x + self.dropout(self.unit3(self.unit2(self.unit1(x), mask)))
+
+
+BLOCKS: dict[str, type[PlainBlock] | type[BottleneckBlock]] = {
+    "plain": PlainBlock,
+    "bottleneck": BottleneckBlock,
+}

@@ -1,0 +1,203 @@
+"""95 % bootstrap intervals over users.
+
+Users are drawn, not rows: all rows of a user, over all seeds, come and go together (the cluster bootstrap),
+since a second seed is no second user. The draw depends on the set of users and the seed alone, so that two
+models which were evaluated on the same users are compared on the same resamples (the paired bootstrap).
+Intervals are percentiles (Efron, 1979); they speak of other users, not of other training seeds.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from peterrec.errors import DataError
+from peterrec.metrics.classification import METRICS, Classified
+
+REPLICATES = 1000
+PERCENTILES = (2.5, 97.5)
+CELLS = 2**21  # weights at a time: some tens of megabytes with their intermediates
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and the bounds of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Bootstrap:
+    """How often each user is drawn in each replicate: multinomial counts, the same for the same users and
+    seed.
+
+    `users` holds the id of each row's user, in any order and with repeats.
+    """
+
+    def __init__(self, users: ArrayLike, *, replicates: int = REPLICATES, seed: int = 0) -> None:
+        assert replicates > 0
+        self.users: NDArray = np.unique(_ids(users))
+        self.replicates: int = replicates
+        self.seed: int = seed
+        if not len(self.users):
+            raise DataError("There are no test users to draw from. Use a larger test share.")
+
+    def places(self, users: ArrayLike) -> NDArray[np.int64]:
+        """The column of each row's user in the blocks: (N,)."""
+        ids = _ids(users)
+        places = np.searchsorted(self.users, ids)
+        assert np.array_equal(self.users[np.minimum(places, len(self.users) - 1)], ids)
+        return places
+
+    def blocks(self, *, cells: int = CELLS) -> Iterator[Floats]:
+        """Blocks (R, U) of counts that sum to U in each row; together R is `replicates`.
+
+        A row's weight is its user's count: `block[:, places(users)]`. About `cells` counts are made at a
+        time; the counts do not depend on that.
+        """
+        count = len(self.users)
+        size = max(1, cells // count)
+        random = np.random.default_rng(self.seed)
+        for start in range(0, self.replicates, size):
+            rows = min(size, self.replicates - start)
+            drawn = random.integers(count, size=(rows, count))
+            drawn += count * np.arange(rows)[:, None]
+            drawn_counts = np.bincount(drawn.ravel(), minlength=rows * count)
+            yield drawn_counts.reshape(rows, count).astype(np.float64)
+
+
+class Rows(Protocol):
+    """The test rows of one seed: their users (N,), and their measures under row weights (R, N)."""
+
+    @property
+    def users(self) -> ArrayLike: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+    def measure(self, weights: Floats, names: Sequence[str]) -> dict[str, Floats]: ...
+
+
+class ClassificationRows:
+    """The test rows of one seed of a classifier: users (N,), labels (N,), probabilities (N, C)."""
+
+    def __init__(self, users: ArrayLike, labels: ArrayLike, probabilities: ArrayLike) -> None:
+        self.users: ArrayLike = users
+        self.names: Sequence[str] = METRICS
+        self._classified = Classified(labels, probabilities)
+
+    def measure(self, weights: Floats, names: Sequence[str]) -> dict[str, Floats]:
+        """The named measures in each replicate, (R,) each; NaN where the replicate leaves one undefined."""
+        return self._classified.measure(weights, metrics=names)
+
+
+class RankingRows:
+    """The test rows of one seed of a ranker: users (N,) and the values (N,) of each metric
+    (`ranking_metrics`).
+    """
+
+    def __init__(self, users: ArrayLike, values: Mapping[str, ArrayLike]) -> None:
+        self.users: ArrayLike = users
+        self.names: Sequence[str] = tuple(values)
+        self._values = {name: np.asarray(column, dtype=np.float64) for name, column in values.items()}
+
+    def measure(self, weights: Floats, names: Sequence[str]) -> dict[str, Floats]:
+        """The weighted means of the named values in each replicate, (R,) each."""
+        total = weights.sum(-1, keepdims=True)
+        sums = weights @ np.stack([self._values[name] for name in names], axis=-1)
+        means = np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
+        return {name: means[..., column] for column, name in enumerate(names)}
+
+
+def metric_intervals(
+    rows: Sequence[Rows], *, replicates: int = REPLICATES, seed: int = 0
+) -> dict[str, dict[str, float | list[float]]]:
+    """{metric: {value, low, high, per_seed}} of a model from its test rows of each seed.
+
+    The value is the mean over seeds of the metric; so it is in each replicate. A metric that is undefined on
+    these rows (ROC-AUC where the test users have one class) is left out. Raises DataError if there are no
+    rows.
+    """
+    names = _shared_names(rows)
+    per_seed, draws = _draw(rows, names, _bootstrap(rows, replicates, seed))
+    found: dict[str, dict[str, float | list[float]]] = {}
+    for name in names:
+        if np.isnan(per_seed[name]).any():
+            continue
+        interval = _interval(float(per_seed[name].mean()), draws[name])
+        found[name] = {**vars(interval), "per_seed": per_seed[name].tolist()}
+    return found
+
+
+def paired_gain(
+    model: Sequence[Rows], over: Sequence[Rows], *, metric: str, replicates: int = REPLICATES, seed: int = 0
+) -> Interval | None:
+    """The gain `model` − `over` in a metric on the same resampled users; None where the metric is undefined.
+
+    Both hold the test rows of each seed; the numbers of seeds may differ, the users may not (else DataError).
+    """
+    bootstrap = _bootstrap(model, replicates, seed)
+    other = _bootstrap(over, replicates, seed)
+    if not np.array_equal(bootstrap.users, other.users):
+        missing = np.setxor1d(bootstrap.users, other.users)
+        raise DataError(
+            f"A paired comparison needs the same test users, but {len(missing)} users (such as {missing[0]}) "
+            "were evaluated in one of the two runs only. Evaluate both on the same split and seeds."
+        )
+    ours, our_draws = _draw(model, [metric], bootstrap)
+    theirs, their_draws = _draw(over, [metric], bootstrap)
+    value = float(ours[metric].mean() - theirs[metric].mean())
+    return None if np.isnan(value) else _interval(value, our_draws[metric] - their_draws[metric])
+
+
+def interval_of_mean(
+    values: ArrayLike, *, users: ArrayLike | None = None, replicates: int = REPLICATES, seed: int = 0
+) -> Interval:
+    """The mean of values (N,) with its interval; without `users` each value is a user's own."""
+    values = np.asarray(values, dtype=np.float64)
+    rows = RankingRows(np.arange(len(values)) if users is None else users, {"mean": values})
+    per_seed, draws = _draw([rows], ["mean"], _bootstrap([rows], replicates, seed))
+    return _interval(float(per_seed["mean"][0]), draws["mean"])
+
+
+def _draw(
+    rows: Sequence[Rows], names: Sequence[str], bootstrap: Bootstrap
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Each seed's metrics (S,), and the means over seeds in each replicate (R,)."""
+    places = [bootstrap.places(part.users) for part in rows]
+    whole = [part.measure(np.ones((1, len(place))), names) for part, place in zip(rows, places, strict=True)]
+    per_seed = {name: np.concatenate([measured[name] for measured in whole]) for name in names}
+    draws: dict[str, list[Floats]] = {name: [] for name in names}
+    largest = max(len(place) for place in places)
+    # Blocks are bounded by rows as well as users: a user may have many rows.
+    for block in bootstrap.blocks(cells=max(1, CELLS * len(bootstrap.users) // largest)):
+        measured = [part.measure(block[:, place], names) for part, place in zip(rows, places, strict=True)]
+        for name in names:
+            draws[name].append(np.mean([one[name] for one in measured], axis=0))
+    return per_seed, {name: np.concatenate(blocks) for name, blocks in draws.items()}
+
+
+def _bootstrap(rows: Sequence[Rows], replicates: int, seed: int) -> Bootstrap:
+    assert rows
+    return Bootstrap(np.concatenate([_ids(part.users) for part in rows]), replicates=replicates, seed=seed)
+
+
+def _shared_names(rows: Sequence[Rows]) -> list[str]:
+    return [name for name in rows[0].names if all(name in part.names for part in rows)]
+
+
+def _interval(value: float, draws: Floats) -> Interval:
+    draws = draws[~np.isnan(draws)]  # replicates that drew too few users to define the metric
+    if not len(draws):
+        return Interval(value, value, value)
+    low, high = np.percentile(draws, PERCENTILES)
+    return Interval(value, float(low), float(high))
+
+
+def _ids(users: ArrayLike) -> NDArray:
+    ids = np.asarray(users)
+    # Object arrays of text (from Arrow) sort slowly and would not compare with fixed-width text.
+    return ids.astype(str) if ids.dtype == object else ids

@@ -1,0 +1,74 @@
+"""One model a task: a user encoder (frozen or not, with or without a tuner), a readout and a head."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from peterrec.data.vocabulary import PAD
+from peterrec.encoders.base import UserEncoder
+from peterrec.encoders.readout import read_out
+
+
+@dataclass
+class TaskOutput(ModelOutput):
+    """`loss` (scalar, with labels), `logits` `(B, C)`, `user_vector` `(B, D)`."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    user_vector: Tensor | None = None
+
+
+class TaskModel(nn.Module):
+    """Encoder, readout and classification head.
+
+    While the encoder's own weights are frozen it stays in evaluation mode, so that its dropout does not disturb what
+    was pretrained. `class_weights` `(C,)` weigh the loss of each class.
+    """
+
+    def __init__(
+        self, encoder: UserEncoder, head: nn.Module, *, readout: str, class_weights: Tensor | None = None
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.readout = readout
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.frozen = False
+
+    @property
+    def config(self) -> Any:
+        """The encoder's configuration, which peft asks for."""
+        return self.encoder.config
+
+    def freeze_encoder(self) -> None:
+        """Takes the encoder's weights out of training; a tuner added afterwards trains its own."""
+        self.encoder.requires_grad_(False)
+        self.frozen = True
+
+    def train(self, mode: bool = True) -> "TaskModel":
+        """Training mode; a frozen encoder stays in evaluation mode, but for the tuner layers inside it."""
+        super().train(mode)
+        if self.frozen:
+            for module in self.encoder.modules():
+                if isinstance(module, nn.Dropout):
+                    module.eval()
+        return self
+
+    def user_vectors(self, input_ids: Tensor) -> Tensor:
+        """Item rows `(B, L)` to user vectors `(B, D)` by this task's readout."""
+        hidden = self.encoder(input_ids).last_hidden_state
+        return read_out(hidden, input_ids.ne(PAD), self.readout)
+
+    def classify(self, user_vector: Tensor, labels: Tensor | None = None) -> TaskOutput:
+        """User vectors `(B, D)`, with labels `(B,)` for a loss, to a TaskOutput."""
+        logits = self.head(user_vector)
+        loss = None if labels is None else F.cross_entropy(logits, labels, weight=self.class_weights)
+        return TaskOutput(loss=loss, logits=logits, user_vector=user_vector)
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> TaskOutput:
+        """Item rows `(B, L)`, right padded (ending in TCL for the readout `tcl`), labels `(B,)` to a TaskOutput."""
+        return self.classify(self.user_vectors(input_ids), labels)

@@ -1,0 +1,259 @@
+"""The output folder of a stage: locked in use, never half-written, finished once `run.json` is there."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from peterrec.atomic import (
+    atomic_file,
+    atomic_folder,
+    disk_errors,
+    is_temporary,
+    put_folder,
+    remove,
+    remove_temporaries,
+    sync,
+    sync_tree,
+    temporary_path,
+)
+from peterrec.errors import RefusedError, SettingsError
+from peterrec.lock import LOCK_FILES, locked
+
+__all__ = ["FORMAT_VERSION", "RunFolder", "atomic_file", "atomic_folder", "output_folder", "read_run"]
+
+FORMAT_VERSION = 1
+
+_RUN = "run.json"
+_UNFINISHED = "unfinished.json"
+_CHECKPOINTS = "checkpoints"
+
+
+class RunFolder:
+    """A locked output folder; what an earlier run left in it goes when this one first writes.
+
+    `resumed` says that an interrupted run with the same settings left its work here.
+    """
+
+    def __init__(self, path: Path, *, stage: str, settings: dict[str, Any] | None, resumed: bool) -> None:
+        self.path = path
+        self.resumed = resumed
+        self._stage = stage
+        self._settings = settings
+        self._begun = resumed
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """A temporary path (same suffix) that becomes `<path>/<name>` when the block ends well."""
+        target = self.path / name
+        with disk_errors(target), temporary_path(self.path / target.name) as temporary:
+            yield temporary
+            sync(temporary)
+            self._begin()
+            self._put(temporary, target)
+
+    @contextmanager
+    def files(self) -> Iterator[Path]:
+        """A temporary folder; when the block ends well its files move into the run's folder, one by one."""
+        with disk_errors(self.path), temporary_path(self.path / "files") as temporary:
+            temporary.mkdir()
+            yield temporary
+            sync_tree(temporary)
+            self._begin()
+            for source in sorted(p for p in temporary.rglob("*") if p.is_file()):
+                self._put(source, self.path / source.relative_to(temporary))
+
+    @contextmanager
+    def folder(self, name: str) -> Iterator[Path]:
+        """A temporary folder that becomes `<path>/<name>` as a whole when the block ends well."""
+        target = self.path / name
+        with disk_errors(target), temporary_path(self.path / target.name) as temporary:
+            temporary.mkdir()
+            yield temporary
+            self._begin()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            put_folder(temporary, target)
+
+    def working_folder(self, name: str) -> Path:
+        """`<path>/<name>`, made if missing, for what is written while the stage runs (a tracker's files)."""
+        self._begin()
+        (self.path / name).mkdir(parents=True, exist_ok=True)
+        return self.path / name
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints; `finish` removes it."""
+        return self.working_folder(_CHECKPOINTS)
+
+    def write_json(self, name: str, value: object) -> None:
+        """Write `value` as JSON; `ValueError` for what JSON cannot hold (NaN, unknown types)."""
+        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write `text` in UTF-8."""
+        with self.file(name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def finish(self, **facts: object) -> None:
+        """Write `run.json`, which makes the run a finished one, then remove what only a resume needs.
+
+        `facts` (`inputs`, figures, ...) stand beside the format, stage, version and resolved settings.
+        """
+        known = {"format_version": FORMAT_VERSION, "stage": self._stage, "peterrec": _own_version()}
+        self.write_json(_RUN, {**known, "settings": self._settings or {}, **facts})
+        _remove_leftovers(self.path)
+
+    def _begin(self) -> None:
+        """Before the first write: remove what an earlier run left, then say whose work this is."""
+        if self._begun:
+            return
+        # Killed anywhere in here, the folder stays recognisably ours and the next run clears on: first comes
+        # a note with settings that equal no run's, then run.json goes (an old run is whole or unfinished).
+        self._write_unfinished(None)
+        (self.path / _RUN).unlink(missing_ok=True)
+        sync(self.path)
+        for entry in self.path.iterdir():
+            if entry.name not in LOCK_FILES | {_UNFINISHED} and not is_temporary(entry):
+                remove(entry)
+        self._write_unfinished(self._settings)
+        self._begun = True
+
+    def _write_unfinished(self, settings: dict[str, Any] | None) -> None:
+        _write_json(self.path / _UNFINISHED, {"stage": self._stage, "settings": settings})
+
+    def _put(self, source: Path, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+        sync(target.parent)
+
+
+@contextmanager
+def output_folder(
+    path: Path, *, stage: str, overwrite: bool = False, resume: dict[str, Any] | None = None
+) -> Iterator[RunFolder]:
+    """Lock `path` for one run of `stage` and hand it out; its content changes only when the run first writes.
+
+    `resume` is the run's resolved settings (JSON values): if an interrupted run with equal ones left its
+    work, that stays. A run that fails before it wrote anything leaves no folder behind if there was none.
+
+    Raises `BusyError` if another process writes there, `SettingsError` if the folder holds a finished run or
+    one interrupted under other settings (and not `overwrite`) or something that is no run at all, and
+    `ResourceError` if the disk is full or may not be written.
+    """
+    path = Path(path)
+    settings = None if resume is None else json.loads(json.dumps(resume))
+    with disk_errors(path):
+        existed = _is_ours_or_free(path)
+        path.mkdir(parents=True, exist_ok=True)
+        with locked(path):
+            try:
+                resumed = _may_write(path, stage=stage, overwrite=overwrite, settings=settings)
+                remove_temporaries(path)
+                yield RunFolder(path, stage=stage, settings=settings, resumed=resumed)
+            except BaseException:
+                if not existed and {p.name for p in path.iterdir()} <= LOCK_FILES:
+                    with suppress(OSError):  # an empty folder is no harm, and the reason is on its way
+                        remove(path)
+                raise
+
+
+def read_run(path: Path, *, stage: str | None = None) -> dict[str, Any]:
+    """The `run.json` of a finished run, of `stage` if given.
+
+    Raises `SettingsError` if there is no finished run or it is of another stage, `RefusedError` if the file
+    is damaged or of a newer format.
+    """
+    path = Path(path)
+    wanted = f" of `peterrec {stage}`" if stage else ""
+    if not path.is_dir():
+        raise SettingsError(f"{path}: there is no such folder; give the output folder{wanted}.")
+    try:
+        run = json.loads((path / _RUN).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if (path / _UNFINISHED).exists():
+            raise SettingsError(
+                f"{path}: this run is not finished (there is no {_RUN}); run the same command to go on."
+            ) from None
+        raise SettingsError(f"{path}: not an output folder{wanted} (there is no {_RUN}).") from None
+    except ValueError as problem:
+        raise RefusedError(f"{path / _RUN}: damaged ({problem}); make the run again.") from None
+    if not isinstance(run, dict) or not isinstance(run.get("format_version"), int):
+        raise RefusedError(f"{path / _RUN}: damaged (no format_version); make the run again.")
+    if run["format_version"] > FORMAT_VERSION:
+        raise RefusedError(
+            f"{path / _RUN}: written by a newer peterrec ({run.get('peterrec', '?')}, format "
+            f"{run['format_version']}; this one reads up to {FORMAT_VERSION}). Update peterrec."
+        )
+    if stage is not None and run.get("stage") != stage:
+        raise SettingsError(
+            f"{path}: the output of `peterrec {run.get('stage')}`; here one of `peterrec {stage}` is needed."
+        )
+    return run
+
+
+def _is_ours_or_free(path: Path) -> bool:
+    """Whether the folder exists; refuses one that holds something else before a lock is put into it."""
+    if path.exists() and not path.is_dir():
+        raise SettingsError(f"{path}: there is a file of that name; choose another output folder.")
+    if not path.exists():
+        return False
+    names = {p.name for p in path.iterdir() if not is_temporary(p)}
+    foreign = names - LOCK_FILES
+    if foreign and not names & {_RUN, _UNFINISHED}:
+        raise SettingsError(
+            f"{path}: not empty and not the output of a run (it holds {', '.join(sorted(foreign)[:3])}); "
+            "choose an empty or a new folder."
+        )
+    return True
+
+
+def _may_write(path: Path, *, stage: str, overwrite: bool, settings: dict[str, Any] | None) -> bool:
+    """Whether there is an interrupted run to go on with; raises `SettingsError` if the content must stay."""
+    if (path / _RUN).exists():
+        _remove_leftovers(path)  # of a run that was killed right after it finished
+        if not overwrite:
+            raise SettingsError(f"{path}: holds a finished run; add --overwrite or choose another folder.")
+        return False
+    if settings is None or not (path / _UNFINISHED).exists():
+        return False
+    before = json.loads((path / _UNFINISHED).read_text(encoding="utf-8"))
+    if before["settings"] is None:
+        return False
+    differing = [] if before["stage"] == stage else [f"stage ({before['stage']} before, {stage} now)"]
+    differing += _differences(before["settings"], settings)
+    if differing and not overwrite:
+        raise SettingsError(
+            f"{path}: holds a run that was interrupted under other settings: {'; '.join(differing)}. Run the "
+            "same command as before to go on, add --overwrite to start afresh, or choose another folder."
+        )
+    return not differing
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], *, prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, prefix=f"{prefix}{key}.")
+        elif old != new or (key in before) != (key in now):
+            found.append(f"{prefix}{key} ({json.dumps(old)} before, {json.dumps(new)} now)")
+    return found
+
+
+def _write_json(path: Path, value: object) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _remove_leftovers(path: Path) -> None:
+    remove(path / _UNFINISHED)
+    remove(path / _CHECKPOINTS)
+
+
+def _own_version() -> str:
+    try:
+        return version("peterrec")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0+unknown"

@@ -1,0 +1,138 @@
+"""The folder of a fine-tuned task: which encoder it wants, its adapter and head, and loading them again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from peterrec.catalogue import AdapterRecipe, TaskRecipe
+from peterrec.data.vocabulary import Vocabulary
+from peterrec.encoders.loading import encoder_revision, load_encoder
+from peterrec.errors import RefusedError, SettingsError
+from peterrec.run_folder import read_run
+from peterrec.settings import Settings, validate
+from peterrec.transfer import build
+
+ADAPTER = "adapter_model.safetensors"
+WHOLE = "model.safetensors"
+
+
+class TaskFacts(Settings):
+    """What run.json says of a task model: enough to build it and to know which encoder it belongs to."""
+
+    task: TaskRecipe
+    adapter: AdapterRecipe
+    classes: tuple[str, ...] = Field(min_length=2)
+    prior: tuple[float, ...]
+    encoder_revision: str
+    vocabulary_fingerprint: str
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task model in evaluation mode with the vocabulary and the facts that belong to it."""
+
+    model: nn.Module
+    facts: TaskFacts
+    vocabulary: Vocabulary
+    encoder_folder: Path
+
+
+def save_task(model: nn.Module, *, folder: Path, facts: TaskFacts) -> None:
+    """Writes the weights that the task has of its own: adapter and head (peft's two files), head alone, or everything."""
+    if facts.adapter.tuner == "patch":
+        from peft import PeftModel
+
+        assert isinstance(model, PeftModel)
+        model.peft_config["default"].revision = facts.encoder_revision
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # the run writes a card with figures
+        return
+    name = WHOLE if facts.adapter.tuner == "full" else ADAPTER
+    save_file(_own(model, tuner=facts.adapter.tuner), folder / name, metadata={"format": "pt"})
+
+
+def load_task(folder: Path, *, encoder: Path | None = None) -> LoadedTask:
+    """Loads what `peterrec finetune` wrote, on `encoder` or on the encoder that the run names.
+
+    Raises SettingsError where the run or its encoder is not there, RefusedError where encoder or vocabulary are not those
+    that the adapter was trained with, or a file is damaged.
+    """
+    folder = Path(folder)
+    run = read_run(folder, stage="finetune")
+    facts = validate(TaskFacts, run.get("model", {}), origin=str(folder / "run.json"))
+    found = encoder if encoder is not None else (folder / run["inputs"]["encoder"]).resolve()
+    if not (found / "config.json").is_file():
+        raise SettingsError(
+            f"{folder}: its encoder is not at {found}; name it with --encoder FOLDER "
+            f"(weights {facts.encoder_revision}, vocabulary {facts.vocabulary_fingerprint[:16]})."
+        )
+    vocabulary = Vocabulary.load(found / "vocabulary.parquet")
+    if vocabulary.fingerprint != facts.vocabulary_fingerprint:
+        raise RefusedError(
+            f"{folder} was trained on the item vocabulary {facts.vocabulary_fingerprint[:16]}, but {found} has "
+            f"{vocabulary.fingerprint[:16]}. Give the encoder that it was trained with."
+        )
+    revision = encoder_revision(found)
+    if revision != facts.encoder_revision:
+        raise RefusedError(
+            f"{folder} is an adapter for the encoder weights {facts.encoder_revision}, but {found} holds {revision}. "
+            "Give the encoder that it was trained with."
+        )
+    model = build(
+        load_encoder(found), adapter=facts.adapter, task=facts.task, num_classes=len(facts.classes)
+    )
+    tuner = facts.adapter.tuner
+    path = folder / (WHOLE if tuner == "full" else ADAPTER)
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RefusedError(f"{path} cannot be read ({error}); the adapter is damaged or incomplete.") from None
+    own = _own(model, tuner=tuner)
+    _check(path, tensors, own)
+    if tuner == "patch":
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, tensors)  # type: ignore[arg-type]
+    else:
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+    return LoadedTask(model=model.eval(), facts=facts, vocabulary=vocabulary, encoder_folder=found)
+
+
+def _own(model: nn.Module, *, tuner: str) -> dict[str, Tensor]:
+    """The tensors that belong to the task and not to the encoder, under the names of its file."""
+    if tuner == "patch":
+        from peft import get_peft_model_state_dict
+
+        return get_peft_model_state_dict(model, save_embedding_layers=False)  # type: ignore[no-any-return]
+    state = model.state_dict()
+    kept = state if tuner == "full" else {name: t for name, t in state.items() if name.startswith("head.")}
+    return {name: tensor.detach().contiguous() for name, tensor in kept.items()}
+
+
+def _check(path: Path, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    odd = sorted(set(tensors) ^ set(own))
+    if odd:
+        raise RefusedError(f"{path} does not hold the weights that its run.json describes: {odd[0]}, ….")
+    for name, tensor in own.items():
+        if tensors[name].shape != tensor.shape:
+            raise RefusedError(f"{path}: {name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}.")
+        if not tensors[name].isfinite().all():
+            raise RefusedError(f"{path}: {name} holds numbers that are not finite; the adapter is damaged.")
+
+
+def describe_encoder(folder: Path) -> dict[str, Any]:
+    """What a run records of the encoder it uses."""
+    run = read_run(folder, stage="pretrain")
+    return {
+        "encoder_revision": encoder_revision(folder),
+        "vocabulary_fingerprint": Vocabulary.load(folder / "vocabulary.parquet").fingerprint,
+        "data": run["inputs"]["data"],
+    }

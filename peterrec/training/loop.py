@@ -1,0 +1,107 @@
+"""The one training loop: any program, on any device, resumable to the bit."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peterrec.atomic import atomic_file
+from peterrec.training.device import open_accelerator
+from peterrec.training.generators import own_generators
+from peterrec.training.interrupts import InterruptedRun, Interrupts
+from peterrec.training.optimizer import NotFiniteError
+from peterrec.training.program import Program
+from peterrec.training.progress import Progress
+from peterrec.training.run import TrainingRun
+from peterrec.training.settings import TrainingSettings
+from peterrec.training.state import Stopped
+from peterrec.training.tracking import Tracker
+
+__all__ = ["InterruptedRun", "Program", "TrainingResult", "TrainingSettings", "train"]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training came to; the model holds the weights of `best_epoch`."""
+
+    history: list[dict[str, Any]]  # a record an epoch: epoch, step, loss, learning_rate, validation, timings
+    best_metric: float | None
+    best_epoch: int | None
+    epochs: int
+    steps: int
+    seconds: float  # with validations, summed over resumed processes
+    targets_per_second: float  # without validations
+    stopped: Stopped
+
+
+def train(
+    program: Program,
+    settings: TrainingSettings,
+    *,
+    checkpoints: Path | None,
+    tracker: Tracker,
+    progress: Progress,
+    metrics_file: Path | None = None,
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
+) -> TrainingResult:
+    """Train `program.model` until no validation is better for `patience` of them, or for all epochs.
+
+    The best weights are in the model afterwards. With `checkpoints`, the same call goes on after a kill, and
+    on the CPU ends with the same bits as without one. `metrics_file` gets one JSON line an epoch.
+
+    Raises `DivergedError` before an update with a loss or gradient that is not finite, `InterruptedRun` after
+    SIGINT or SIGTERM, `SettingsError` for a device that is not there or checkpoints of other settings,
+    `ResourceError` if the disk is full.
+    """
+    accelerator = open_accelerator(settings)
+    run = TrainingRun(program, settings, accelerator, checkpoints=checkpoints, progress=progress)
+    interrupts = Interrupts(notify=progress.note)
+    try:
+        with own_generators(accelerator.device), interrupts.handled():
+            run.open()
+            progress.begin(epochs=settings.epochs, epochs_done=len(run.state.history))
+            if metrics_file is not None and run.state.history:
+                _write_lines(metrics_file, run.state.history)
+            while run.state.stopped is None:
+                record, best = run.epoch(interrupts)
+                if metrics_file is not None:
+                    _write_lines(metrics_file, run.state.history)
+                progress.end_epoch(record, best=best)
+                tracker.log(_flat(record), step=record["step"])
+                if on_epoch is not None:
+                    on_epoch(record)
+                run.commit(of_steps=False)
+                if interrupts.pending:
+                    raise run.interrupted()
+    except NotFiniteError as problem:
+        raise run.diverged(problem) from None
+    finally:
+        run.close()
+        progress.end()
+    state = run.state
+    assert state.stopped is not None
+    run.keep_best()
+    return TrainingResult(
+        history=state.history,
+        best_metric=state.best_metric,
+        best_epoch=state.best_epoch,
+        epochs=len(state.history),
+        steps=state.step,
+        seconds=state.seconds,
+        targets_per_second=state.targets / max(state.seconds_of_steps, 1e-9),
+        stopped=state.stopped,
+    )
+
+
+def _write_lines(path: Path, history: list[dict[str, Any]]) -> None:
+    """All records again, so that a resume leaves no line twice."""
+    with atomic_file(path) as temporary:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, float]:
+    """A record as a tracker wants it; figures that are missing are left out."""
+    train = {f"train/{k}": v for k, v in record.items() if k not in ("epoch", "step", "validation")}
+    validation = {f"validation/{k}": v for k, v in record["validation"].items()}
+    return {k: v for k, v in ({"epoch": record["epoch"]} | train | validation).items() if v is not None}

@@ -1,0 +1,229 @@
+"""One training under way: its epochs, steps, validations and checkpoints."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from peterrec.errors import DataError, DivergedError
+from peterrec.training.checkpoint import commit, load_latest
+from peterrec.training.generators import seed_generators
+from peterrec.training.interrupts import InterruptedRun, Interrupts
+from peterrec.training.optimizer import NotFiniteError, Updater
+from peterrec.training.program import Program
+from peterrec.training.progress import Progress
+from peterrec.training.schedule import learning_rate_factor
+from peterrec.training.settings import TrainingSettings
+from peterrec.training.state import TrainingState, pack, restore, snapshot, unpack
+
+LOOK_EVERY = 20  # steps between looks at a CUDA device, each of which waits for it
+
+
+class TrainingRun:
+    """One call of `train`."""
+
+    def __init__(
+        self,
+        program: Program,
+        settings: TrainingSettings,
+        accelerator: Accelerator,
+        *,
+        checkpoints: Path | None,
+        progress: Progress,
+    ) -> None:
+        self.program = program
+        self.settings = settings
+        self.accelerator = accelerator
+        self.device = accelerator.device
+        self.checkpoints = checkpoints
+        self.progress = progress
+        self.model = program.model.to(self.device)
+        if settings.compile:
+            self.model.compile(dynamic=True)
+        self.updater = Updater(self.model, settings=settings, accelerator=accelerator)
+        # mps has no double precision
+        exact = torch.float32 if self.device.type == "mps" else torch.float64
+        self.loss_sum = torch.zeros((), dtype=exact, device=self.device)
+        self.best: dict[str, Tensor] | None = None
+        self.state = TrainingState(total=1)
+        self._since = time.perf_counter()
+
+    def open(self) -> None:
+        """Go on from the newest checkpoint, or begin."""
+        found = load_latest(self.checkpoints) if self.checkpoints is not None else None
+        if found is not None:
+            self.state, self.best = unpack(
+                found,
+                model=self.model,
+                updater=self.updater,
+                loss_sum=self.loss_sum,
+                settings=self.settings,
+            )
+            if self.state.stopped is None:
+                self.progress.note(f"Going on at epoch {self.state.epoch}, step {self.state.step}.")
+        else:
+            # epochs differ a little in length; the first one stands for all
+            self.state.total = max(1, self.settings.epochs * len(self.program.steps(1)))
+
+    def epoch(self, interrupts: Interrupts) -> tuple[dict[str, Any], bool]:
+        """Make the rest of the epoch and validate; its record, and whether it is the best so far."""
+        state, settings = self.state, self.settings
+        steps = self.program.steps(state.epoch)
+        if not len(steps):
+            raise DataError(f"Epoch {state.epoch} has no batches: there is nothing to train on.")
+        self.progress.epoch(state.epoch, steps=len(steps), done=state.done)
+        self.model.train()
+        look_every = LOOK_EVERY if self.device.type == "cuda" else 1
+        for batch in steps[state.done :]:
+            loss = self._step(batch)
+            if state.step % look_every == 0:
+                self.updater.check()
+                self.progress.loss(loss.item())
+            if interrupts.pending:
+                self.commit()
+                raise self.interrupted()
+            every = settings.checkpoint_every
+            if every and state.step % every == 0 and state.done < len(steps):
+                self.commit()
+        self.updater.check()
+        self._clock(of_steps=True)
+        validation = {}
+        last = state.epoch == settings.epochs
+        if last or state.epoch % settings.validate_every == 0:
+            validation = self._validate(interrupts)
+        best = self._judge(validation)
+        record = {
+            "epoch": state.epoch,
+            "step": state.step,
+            "loss": finite(self.loss_sum.item() / max(state.epoch_targets, 1)),
+            "learning_rate": self._rate(state.step - 1),
+            "targets": state.epoch_targets,
+            "validation": {name: finite(float(value)) for name, value in validation.items()},
+            "seconds": state.epoch_seconds,
+            "targets_per_second": state.epoch_targets / max(state.epoch_seconds, 1e-9),
+        }
+        state.history.append(record)
+        if last:
+            state.stopped = "epochs"
+        elif settings.patience and state.validations_since_best >= settings.patience:
+            state.stopped = "patience"
+        state.epoch, state.done = state.epoch + 1, 0
+        state.epoch_targets, state.epoch_seconds = 0, 0.0
+        self.loss_sum.zero_()
+        return record, best
+
+    def _step(self, batch: Any) -> Tensor:
+        state = self.state
+        seed_generators(self.settings.seed, purpose="step", number=state.step, device=self.device)
+        with self.accelerator.autocast():
+            loss, targets = self.program.loss(batch, self.device)
+        self.updater.update(loss, step=state.step, rate=self._rate(state.step))
+        loss = loss.detach()
+        self.loss_sum.add_(loss.to(self.loss_sum.dtype), alpha=targets)
+        state.epoch_targets += targets
+        state.targets += targets
+        state.step += 1
+        state.done += 1
+        self.progress.step(targets=targets)
+        return loss
+
+    def _rate(self, step: int) -> float:
+        settings = self.settings
+        return settings.learning_rate * learning_rate_factor(
+            step, total=self.state.total, warmup=settings.warmup, schedule=settings.schedule
+        )
+
+    def _validate(self, interrupts: Interrupts) -> dict[str, float]:
+        self.progress.validating()
+        self.model.eval()
+        seed_generators(self.settings.seed, purpose="validation", number=self.state.epoch, device=self.device)
+        try:
+            with interrupts.immediate(), torch.no_grad():
+                if interrupts.pending:
+                    raise KeyboardInterrupt
+                found = self.program.validate()
+        except KeyboardInterrupt:
+            self.commit(of_steps=False)  # all steps of the epoch are made: going on means validating
+            raise self.interrupted() from None
+        self._clock(of_steps=False)
+        assert self.program.metric in found, f"validate() gives {sorted(found)}, not {self.program.metric}"
+        return found
+
+    def _judge(self, validation: dict[str, float]) -> bool:
+        """Early stopping: keep the weights if they are the best so far (the earliest of equals)."""
+        if not validation:
+            return False
+        state = self.state
+        value = float(validation[self.program.metric])
+        if math.isfinite(value) and (state.best_metric is None or value > state.best_metric):
+            state.best_metric, state.best_epoch, state.validations_since_best = value, state.epoch, 0
+            self.best = snapshot(self.model)
+            return True
+        state.validations_since_best += 1
+        return False
+
+    def _clock(self, *, of_steps: bool) -> None:
+        """Book the time since the last call."""
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        self.state.seconds += seconds
+        if of_steps:
+            self.state.seconds_of_steps += seconds
+            self.state.epoch_seconds += seconds
+
+    def commit(self, *, of_steps: bool = True) -> None:
+        """Write a checkpoint, if there is a folder; `of_steps`: the time until now went into steps."""
+        self.updater.check()
+        self._clock(of_steps=of_steps)
+        if self.checkpoints is None:
+            return
+        tensors, facts = pack(
+            self.state,
+            model=self.model,
+            updater=self.updater,
+            loss_sum=self.loss_sum,
+            best=self.best,
+            settings=self.settings,
+        )
+        commit(self.checkpoints, step=self.state.step, tensors=tensors, facts=facts)
+        self._clock(of_steps=False)
+
+    def interrupted(self) -> InterruptedRun:
+        """What to raise after a signal."""
+        kept = "run the same command to go on" if self.checkpoints is not None else "nothing was saved"
+        return InterruptedRun(
+            f"Interrupted in epoch {self.state.epoch} after step {self.state.step}; {kept}."
+        )
+
+    def diverged(self, problem: NotFiniteError) -> DivergedError:
+        """What to tell the user of a loss or gradient that is not finite."""
+        s = self.settings
+        in_epoch = problem.step - (self.state.step - self.state.done) + 1
+        clip = f"clip (now {s.clip:g})" if s.clip else "the gradient's norm with clip (now off), e.g. clip=1"
+        return DivergedError(
+            f"Training diverged in epoch {self.state.epoch} at its step {in_epoch} (step {problem.step + 1} "
+            f"in all): {problem.reason}. Nothing was updated with it. Lower learning_rate (now "
+            f"{s.learning_rate:g}) or {clip}, or lengthen warmup (now {s.warmup}), and start afresh with "
+            "--overwrite."
+        )
+
+    def keep_best(self) -> None:
+        """Put the best weights into the model, which leaves training mode."""
+        if self.best is not None:
+            restore(self.model, self.best)
+        self.model.eval()
+
+    def close(self) -> None:
+        """Leave nothing behind on the model but its weights."""
+        self.updater.optimizer.zero_grad()
+        if self.settings.compile:
+            self.model._compiled_call_impl = None  # compile() has no counterpart
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None

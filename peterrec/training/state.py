@@ -1,0 +1,111 @@
+"""Where a training stands: everything that a resume needs beside the settings and the data."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from peterrec.errors import RefusedError, SettingsError
+from peterrec.training.checkpoint import Checkpoint
+from peterrec.training.optimizer import Updater
+from peterrec.training.settings import TrainingSettings
+
+Stopped = Literal["patience", "epochs"]
+
+
+@dataclass
+class TrainingState:
+    """Counts and figures; `epoch` is under way (from 1), `done` steps of it are made, `step` in all."""
+
+    total: int  # steps that the schedule plans with
+    epoch: int = 1
+    done: int = 0
+    step: int = 0
+    epoch_targets: int = 0
+    epoch_seconds: float = 0.0
+    targets: int = 0
+    seconds_of_steps: float = 0.0
+    seconds: float = 0.0
+    best_metric: float | None = None
+    best_epoch: int | None = None
+    validations_since_best: int = 0
+    stopped: Stopped | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def learning_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: trainable parameters, and the saved buffers of modules that own such parameters.
+
+    Buffers of modules without parameters (running statistics without an affine part) count too.
+    """
+    found: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    saved = model.state_dict(keep_vars=True)
+    for prefix, module in model.named_modules():
+        own = list(module.parameters(recurse=False))
+        if not own or any(p.requires_grad for p in own):
+            for name, _ in module.named_buffers(prefix=prefix, recurse=False):
+                if name in saved:
+                    found[name] = saved[name]
+    return found
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the learning tensors, on the CPU."""
+    return {name: t.detach().to("cpu", copy=True) for name, t in learning_tensors(model).items()}
+
+
+def restore(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put a snapshot back; `RefusedError` if it is one of another model."""
+    learning = learning_tensors(model)
+    if {n: t.shape for n, t in learning.items()} != {n: t.shape for n, t in tensors.items()}:
+        differing = sorted(learning.keys() ^ tensors.keys()) or "shapes"
+        raise RefusedError(
+            f"The checkpoint is one of another model ({differing}); start afresh with --overwrite."
+        )
+    with torch.no_grad():
+        for name, tensor in learning.items():
+            tensor.copy_(tensors[name])
+
+
+def pack(
+    state: TrainingState,
+    *,
+    model: nn.Module,
+    updater: Updater,
+    loss_sum: Tensor,
+    best: dict[str, Tensor] | None,
+    settings: TrainingSettings,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts for `checkpoint.commit`."""
+    tensors = {f"model/{name}": t.detach().cpu() for name, t in learning_tensors(model).items()}
+    tensors |= {f"optimizer/{name}": t.cpu() for name, t in updater.state().items()}
+    tensors |= {f"best/{name}": t for name, t in (best or {}).items()}
+    tensors["loss_sum"] = loss_sum.detach().cpu()
+    return tensors, {"state": asdict(state), "settings": settings.model_dump(mode="json")}
+
+
+def unpack(
+    found: Checkpoint, *, model: nn.Module, updater: Updater, loss_sum: Tensor, settings: TrainingSettings
+) -> tuple[TrainingState, dict[str, Tensor] | None]:
+    """Undo `pack`: model, optimiser and `loss_sum` are set; the state and the best weights are returned.
+
+    Raises `SettingsError` if the checkpoint is of other settings, `RefusedError` if of another model.
+    """
+    now = settings.model_dump(mode="json")
+    before = found.facts["settings"]
+    if differing := sorted(k for k in now.keys() | before.keys() if now.get(k) != before.get(k)):
+        listed = ", ".join(f"{k} ({before.get(k)} before, {now.get(k)} now)" for k in differing)
+        raise SettingsError(
+            f"The checkpoints there were made under other settings: {listed}. Use those again to go on, or "
+            "start afresh with --overwrite."
+        )
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
+    for path, tensor in found.tensors.items():
+        part, _, name = path.partition("/")
+        if name:
+            parts[part][name] = tensor
+    restore(model, parts["model"])
+    updater.load_state(parts["optimizer"])
+    loss_sum.copy_(found.tensors["loss_sum"])
+    return TrainingState(**found.facts["state"]), parts["best"] or None

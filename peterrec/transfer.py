@@ -1,0 +1,169 @@
+"""One contestant on one split: build it, train it, predict the test users.
+
+A contestant is a way to get from an encoder to a task: which weights it starts from (pretrained or random) and which it
+may change (an adapter recipe).
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from peterrec.catalogue import AdapterRecipe, TaskRecipe
+from peterrec.data.attribute import Attribute, Split
+from peterrec.data.sequences import Sequences
+from peterrec.data.vocabulary import TCL
+from peterrec.encoders.base import UserEncoder
+from peterrec.encoders.loading import load_encoder
+from peterrec.heads.classification import ClassificationHead
+from peterrec.model import TaskModel
+from peterrec.training.finetuning import ClassificationProgram, FinetuningSettings, LabelledUsers, predict
+from peterrec.training.loop import train
+from peterrec.training.progress import Progress
+from peterrec.training.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """`pretrained`: start from the encoder's weights, else from random ones of the same shape."""
+
+    name: str
+    adapter: AdapterRecipe
+    pretrained: bool = True
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained contestant: its model, test probabilities `(N, C)`, curves and cost."""
+
+    model: nn.Module
+    probabilities: NDArray[np.float64]
+    history: list[dict[str, Any]]
+    best_epoch: int | None
+    trained_parameters: int
+    parameters: int
+    seconds: float
+
+
+def build(
+    encoder: UserEncoder,
+    *,
+    adapter: AdapterRecipe,
+    task: TaskRecipe,
+    num_classes: int,
+    class_weights: torch.Tensor | None = None,
+) -> nn.Module:
+    """A task model on `encoder`, with the adapter's tuner inside and everything else frozen as the adapter says."""
+    channels = encoder.config.hidden_size
+    head = ClassificationHead(channels, num_classes, hidden=task.head.hidden, dropout=task.head.dropout)
+    model = TaskModel(encoder, head, readout=task.readout, class_weights=class_weights)
+    if adapter.tuner == "full":
+        return model
+    model.freeze_encoder()
+    if adapter.patch is None:
+        return model
+    from peft import get_peft_model
+
+    from peterrec.tuners import PatchConfig
+
+    recipe = adapter.patch
+    blocks = len(encoder.blocks)
+    patched = list(range(blocks))[-(blocks if recipe.blocks == "all" else recipe.blocks) :]
+    modules = ["head"]
+    if recipe.train_norms:
+        modules += [
+            f"encoder.blocks.{block}.{name}"
+            for block in patched
+            for name, module in encoder.blocks[block].named_modules()
+            if isinstance(module, nn.LayerNorm)
+        ]
+    config = PatchConfig(
+        placement=recipe.placement,
+        bottleneck=recipe.width(channels),
+        activation=recipe.activation,
+        dropout=recipe.dropout,
+        layers_to_transform=patched,
+        modules_to_save=modules,
+        # only the readout `tcl` reads that row
+        trainable_token_indices={"embed_tokens": [TCL]} if adapter.train_tcl and task.readout == "tcl" else None,
+    )
+    return get_peft_model(model, config)  # type: ignore[arg-type]
+
+
+def random_encoder(encoder: UserEncoder, *, seed: int) -> UserEncoder:
+    """An encoder of the same shape with fresh weights: what the pretrained one is compared with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1_000_003)
+        return type(encoder)(encoder.config)
+
+
+def fit(
+    contestant: Contestant,
+    *,
+    encoder_folder: Path,
+    task: TaskRecipe,
+    settings: FinetuningSettings,
+    histories: Sequences,
+    attribute: Attribute,
+    split: Split,
+    checkpoints: Path | None,
+    metrics_file: Path | None,
+    tracker: Tracker,
+    progress: Progress,
+) -> Fitted:
+    """Trains a contestant on the split's training users and predicts its test users.
+
+    `settings.seed` draws the head, the random encoder and the batches. Early stopping looks at the validation users.
+    """
+    encoder = load_encoder(encoder_folder)
+    if not contestant.pretrained:
+        encoder = random_encoder(encoder, seed=settings.seed)
+    labelled = LabelledUsers(attribute.rows[split.train], attribute.labels[split.train])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = build(
+            encoder,
+            adapter=contestant.adapter,
+            task=task,
+            num_classes=len(attribute.classes),
+            class_weights=_class_weights(labelled, len(attribute.classes)) if task.class_weights else None,
+        )
+    started = time.perf_counter()
+    program = ClassificationProgram(
+        model,
+        histories=histories,
+        train=labelled,
+        validation=LabelledUsers(attribute.rows[split.validation], attribute.labels[split.validation]),
+        metric=task.metric,
+        max_length=task.max_length,
+        settings=settings,
+    )
+    result = train(
+        program, settings, checkpoints=checkpoints, metrics_file=metrics_file, tracker=tracker, progress=progress
+    )
+    device = next(model.parameters()).device
+    probabilities = predict(
+        model, histories, rows=attribute.rows[split.test], max_length=task.max_length, device=device
+    )
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Fitted(
+        model=model,
+        probabilities=probabilities,
+        history=result.history,
+        best_epoch=result.best_epoch,
+        trained_parameters=trained,
+        parameters=sum(p.numel() for p in model.parameters()),
+        seconds=max(result.seconds, time.perf_counter() - started),
+    )
+
+
+def _class_weights(labelled: LabelledUsers, num_classes: int) -> torch.Tensor:
+    """Inverse frequencies with mean 1 over the users; classes without users weigh nothing."""
+    counts = np.bincount(labelled.labels, minlength=num_classes)
+    weights = np.where(counts > 0, len(labelled) / np.maximum(counts, 1) / np.count_nonzero(counts), 0.0)
+    return torch.from_numpy(weights).float()

@@ -1,0 +1,7 @@
+"""Model patches: small bottlenecks inside a frozen encoder (PeterRec, SIGIR 2020)."""
+
+from peterrec.tuners.patch.config import PatchConfig
+from peterrec.tuners.patch.layer import PatchLayer
+from peterrec.tuners.patch.model import PatchModel
+
+__all__ = ["PatchConfig", "PatchLayer", "PatchModel"]

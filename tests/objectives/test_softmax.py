@@ -1,0 +1,78 @@
+"""The fused softmax loss against numpy and against autograd."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from peterrec.objectives.softmax import exact_softmax_loss
+
+
+def data(rows=11, channels=5, vocabulary=9, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(rows, channels, generator=generator, dtype=dtype, requires_grad=True)
+    table = torch.randn(vocabulary, channels, generator=generator, dtype=dtype, requires_grad=True)
+    targets = torch.randint(3, vocabulary, (rows,), generator=generator)
+    return hidden, table, targets
+
+
+def test_the_loss_equals_its_definition():
+    hidden, table, targets = data()
+    logits = hidden.detach().numpy() @ table.detach().numpy()[3:].T
+    wanted = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(11), targets.numpy() - 3])
+    assert exact_softmax_loss(hidden, table, targets).item() == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 11, 100])
+def test_gradients_equal_autograd_in_chunks_of_any_size(chunk):
+    hidden, table, targets = data()
+    loss = exact_softmax_loss(hidden, table, targets, chunk=chunk)
+    (2.5 * loss).backward()
+    found = hidden.grad.clone(), table.grad.clone()
+    hidden.grad = table.grad = None
+    (2.5 * F.cross_entropy(hidden @ table[3:].T, targets - 3)).backward()
+    torch.testing.assert_close(found[0], hidden.grad, atol=1e-8, rtol=1e-6)
+    torch.testing.assert_close(found[1], table.grad, atol=1e-8, rtol=1e-6)
+    assert not found[1][:3].any(), "special rows are no candidates"
+
+
+def test_a_frozen_table_gets_no_gradient():
+    hidden, table, targets = data()
+    table.requires_grad_(False)
+    exact_softmax_loss(hidden, table, targets).backward()
+    assert table.grad is None
+    assert hidden.grad.abs().sum() > 0
+
+
+def test_large_logits_do_not_overflow():
+    hidden, table, targets = data(dtype=torch.float32)
+    loss = exact_softmax_loss(hidden * 1e4, table, targets)
+    loss.backward()
+    assert loss.isfinite()
+    assert hidden.grad.isfinite().all()
+
+
+def test_no_rows_give_zero():
+    hidden, table, _ = data()
+    loss = exact_softmax_loss(hidden[:0], table, torch.zeros(0, dtype=torch.long))
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_nothing_of_the_size_of_all_logits_is_kept():
+    hidden, table, targets = data(rows=512, channels=4, vocabulary=1000, dtype=torch.float32)
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        exact_softmax_loss(hidden, table, targets, chunk=16)
+    assert max(sizes) <= max(hidden.numel(), table.numel())
+
+
+def test_autocast_multiplies_in_bfloat16_and_stays_close():
+    hidden, table, targets = data(dtype=torch.float32)
+    exact = exact_softmax_loss(hidden, table, targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = exact_softmax_loss(hidden, table, targets)
+    low.backward()
+    assert low.dtype == torch.float32
+    assert low.item() == pytest.approx(exact.item(), rel=2e-2)
+    assert table.grad.dtype == torch.float32
