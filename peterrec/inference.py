@@ -12,9 +12,21 @@ from peterrec.data.sequences import Sequences
 from peterrec.data.vocabulary import PAD, TCL
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.readout import read_out
+from peterrec.errors import SettingsError
 from peterrec.metrics.ranking import Ranks, rank_targets
 
 POSITIONS = {"cpu": 2**15, "cuda": 2**20}  # users × length at a time, when no gradients are kept
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` takes CUDA, then mps, then the CPU. Raises SettingsError for one that is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = "cuda" if there["cuda"] else "mps" if there["mps"] else "cpu"
+    if not there.get(name, False):
+        usable = ", ".join(device for device, usable in there.items() if usable)
+        raise SettingsError(f"--device {name} is not there on this machine; usable: {usable}.")
+    return torch.device(name)
 
 
 def last_events(
@@ -116,6 +128,4 @@ def rank_next_items(
     if remove_history:
         histories = sequences.gather(rows, np.zeros_like(rows), sequences.lengths[rows])
     targets = torch.from_numpy(sequences.targets[rows].astype(np.int64))
-    return rank_targets(
-        vectors.to(device), encoder.score_table(), targets.to(device), histories=histories
-    )
+    return rank_targets(vectors.to(device), encoder.score_table(), targets.to(device), histories=histories)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from peterrec.data.vocabulary import PAD
 from peterrec.encoders.base import UserEncoder

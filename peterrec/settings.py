@@ -18,9 +18,9 @@ NONE = "none"  # TOML has no null: this word stands for it wherever a field allo
 
 
 class Settings(BaseModel):
-    """The base of every settings and recipe model: unknown keys are errors, values do not change."""
+    """The base of settings and recipes: unknown keys and infinite numbers are errors, nothing changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Setting(NamedTuple):
@@ -153,12 +153,6 @@ def _merge(
 
 def _validate(model: type[Model], merged: dict[str, Any], *, origins: Mapping[str, str]) -> Model:
     merged = _with_null(model, merged, prefix="")
-    problems = [
-        f"{key} = {value}: expected a finite number; {_origin(key, origins)}."
-        for key, value in _non_finite(merged, prefix="")
-    ]
-    if problems:
-        raise SettingsError("\n".join(problems))
     try:
         # strict JSON: no silent true -> 1 or "5" -> 5, while lists still become tuples and text paths
         return model.model_validate_json(json.dumps(merged, default=str), strict=True)
@@ -183,7 +177,7 @@ def _explain(model: type[BaseModel], detail: Any, origins: Mapping[str, str]) ->
         return key, f"{key}: missing{expected}; {origin}."
     reason = detail["msg"].removeprefix("Value error, ")
     if kind != "value_error":
-        expected = f"expected {describe_type(known.field)}" if known else reason
+        expected = f"expected {describe_type(known.field)}" if known and kind != "finite_number" else reason
         return key, f"{key} = {value}: {expected}; {origin}."
     if known is None or known.nested:  # a rule over several keys: the whole table would be noise
         return key or reason, f"{key + ': ' if key else ''}{reason.rstrip('.')}; {origin}."
@@ -244,14 +238,3 @@ def _with_null(model: type[BaseModel], values: dict[str, Any], *, prefix: str) -
             value = None
         result[key] = value
     return result
-
-
-def _non_finite(values: Mapping[str, Any], *, prefix: str) -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
-    for key, value in values.items():
-        for inner in value if isinstance(value, list) else [value]:
-            if isinstance(inner, Mapping):
-                found += _non_finite(inner, prefix=f"{prefix}{key}.")
-            elif isinstance(inner, float) and not math.isfinite(inner):
-                found.append((f"{prefix}{key}", inner))
-    return found

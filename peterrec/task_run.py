@@ -84,15 +84,15 @@ def load_task(folder: Path, *, encoder: Path | None = None) -> LoadedTask:
             f"{folder} is an adapter for the encoder weights {facts.encoder_revision}, but {found} holds {revision}. "
             "Give the encoder that it was trained with."
         )
-    model = build(
-        load_encoder(found), adapter=facts.adapter, task=facts.task, num_classes=len(facts.classes)
-    )
+    model = build(load_encoder(found), adapter=facts.adapter, task=facts.task, num_classes=len(facts.classes))
     tuner = facts.adapter.tuner
     path = folder / (WHOLE if tuner == "full" else ADAPTER)
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise RefusedError(f"{path} cannot be read ({error}); the adapter is damaged or incomplete.") from None
+        raise RefusedError(
+            f"{path} cannot be read ({error}); the adapter is damaged or incomplete."
+        ) from None
     own = _own(model, tuner=tuner)
     _check(path, tensors, own)
     if tuner == "patch":

@@ -90,7 +90,9 @@ def build(
         layers_to_transform=patched,
         modules_to_save=modules,
         # only the readout `tcl` reads that row
-        trainable_token_indices={"embed_tokens": [TCL]} if adapter.train_tcl and task.readout == "tcl" else None,
+        trainable_token_indices={"embed_tokens": [TCL]}
+        if adapter.train_tcl and task.readout == "tcl"
+        else None,
     )
     return get_peft_model(model, config)  # type: ignore[arg-type]
 
@@ -144,7 +146,12 @@ def fit(
         settings=settings,
     )
     result = train(
-        program, settings, checkpoints=checkpoints, metrics_file=metrics_file, tracker=tracker, progress=progress
+        program,
+        settings,
+        checkpoints=checkpoints,
+        metrics_file=metrics_file,
+        tracker=tracker,
+        progress=progress,
     )
     device = next(model.parameters()).device
     probabilities = predict(

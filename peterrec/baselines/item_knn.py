@@ -16,10 +16,11 @@ CELLS = 2**24  # similarities at a time: they are far denser than what is kept o
 
 
 class ItemKNN:
-    """Scores an item by the sum of its similarities to those of the user's `recent` last items that are its neighbours.
+    """Scores an item by the sum of its similarities to those of the user's `recent` last items that are its
+    neighbours.
 
-    Its neighbours are the items of highest cosine between the sets of users who had them. Items that score nothing
-    stand below the others, by popularity.
+    Its neighbours are the items of highest cosine between the sets of users who had them. Items that score
+    nothing stand below the others, by popularity.
     """
 
     def __init__(self, similarities: "csr_array", popularity: PopularityRanker, *, recent: int = 10) -> None:
@@ -34,13 +35,13 @@ class ItemKNN:
         """Find the neighbours of every item in the training histories."""
         from scipy.sparse import csr_array, vstack
 
-        matrix = count_matrix(histories, num_items=num_items).astype(np.float32)
-        popularity = PopularityRanker(matrix.sum(axis=0))
-        matrix.data[:] = 1.0
-        norms = np.sqrt(matrix.sum(axis=0))
-        matrix.data /= norms[matrix.indices]
-        by_item = matrix.T.tocsr()
-        rows = by_item.shape[0]
+        counts = count_matrix(histories, num_items=num_items)
+        popularity = PopularityRanker(counts.sum(axis=0))
+        rows = FIRST_ITEM + num_items
+        users = np.bincount(counts.indices, minlength=rows)
+        unit = (1 / np.sqrt(users[counts.indices])).astype(np.float32)
+        matrix = csr_array((unit, counts.indices, counts.indptr), shape=(len(histories[1]), rows))
+        by_item = csr_array(matrix.T)
         blocks = []
         for start in range(0, rows, size := max(1, CELLS // rows)):
             block = csr_array(by_item[start : start + size] @ matrix)
@@ -49,7 +50,7 @@ class ItemKNN:
 
     def scores(self, histories: Histories) -> NDArray[np.float32]:
         """The scores (B, V) for B histories."""
-        num_items = self.similarities.shape[0] - FIRST_ITEM
+        num_items = len(self._backoff) - FIRST_ITEM
         recent = count_matrix(last_items(histories, count=self.recent), num_items=num_items)
         scores = (recent.astype(np.float32) @ self.similarities.T).toarray()
         return np.where(scores > 0, scores, self._backoff)
@@ -66,7 +67,7 @@ def _nearest(similarities: "csr_array", *, start: int, count: int) -> "csr_array
         others = near != start + row
         near, value = near[others], value[others]
         if len(near) > count:
-            kept = np.argpartition(-value, count)[:count]
+            kept = np.argpartition(value, len(value) - count)[-count:]
             near, value = near[kept], value[kept]
         columns.append(near)
         values.append(value)

@@ -16,7 +16,8 @@ Histories = tuple[NDArray[np.integer], NDArray[np.integer]]
 
 
 def count_matrix(histories: Histories, *, num_items: int) -> "csr_array":
-    """How often each user had each item: (N, V) float64, V = 3 + num_items; columns of special rows are empty.
+    """How often each user had each item: (N, V) float64, V = 3 + num_items; columns of special rows are
+    empty.
 
     Raises RefusedError on a row that the vocabulary does not have.
     """
@@ -28,8 +29,8 @@ def count_matrix(histories: Histories, *, num_items: int) -> "csr_array":
     outside = np.flatnonzero((flat < 0) | (flat >= num_rows))
     if len(outside):
         raise RefusedError(
-            f"A history holds vocabulary row {flat[outside[0]]}, but the vocabulary has rows 0 to {num_rows - 1}. "
-            "Prepare the data with the vocabulary that the model was made with."
+            f"A history holds vocabulary row {flat[outside[0]]}, but the vocabulary has rows 0 to "
+            f"{num_rows - 1}. Prepare the data with the vocabulary that the model was made with."
         )
     items = flat >= FIRST_ITEM
     before = np.concatenate([[0], np.cumsum(items)])

@@ -1,7 +1,7 @@
 """Logistic regression whose penalty is chosen by cross-validation on the training labels."""
 
 import math
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,23 +15,25 @@ if TYPE_CHECKING:
 
     Features = csr_array | NDArray[np.float64]
 
-GRID = tuple(10 ** (power / 2) for power in range(-3, 6))  # 0.03, 0.1, …, 316: larger ones cost more steps
+GRID = tuple(10 ** (power / 2) for power in range(-3, 6))  # 0.03, 0.1, …, 316
+FEW_ROWS = 2000  # below this 5 folds, so that training folds are nearly whole; above, 3 folds say the same
 SEARCH_ROWS = 20_000  # more rows would not move C by a step of the grid
+TOLERANCE = 3e-3  # the largest gradient that is left, as a share of the largest without any weights
 
 
 class Logistic:
     """Multinomial logistic regression with an L2 penalty of 1/C on everything but the intercepts.
 
-    `C="cv"` takes the C of `GRID` with the smallest held-out log loss in stratified cross-validation, going upwards
-    until it rises. Small label sets are welcome: a class that a training fold lacks is not scored in
-    that fold, and where there is one class only, it is certain. A class without training labels has probability 0.
+    `C="cv"` takes the C of `GRID` with the smallest held-out log loss in stratified cross-validation, going
+    upwards until it rises. Small label sets are welcome: a class that a training fold lacks is not scored in
+    that fold, and where there is one class only, it is certain. A class without training labels has
+    probability 0.
     """
 
-    def __init__(self, *, C: float | Literal["cv"] = "cv", folds: int = 5, seed: int = 0) -> None:
+    def __init__(self, *, C: float | Literal["cv"] = "cv", seed: int = 0) -> None:
         if C != "cv" and not 0 < C < math.inf:
             raise SettingsError(f'C of the logistic regression is {C!r}: give a number above 0, or "cv".')
         self.C: float | Literal["cv"] = C
-        self.folds: int = folds
         self.seed: int = seed
         self.chosen_C: float | None = None
         self._model: LogisticRegression | None = None
@@ -44,13 +46,13 @@ class Logistic:
         self._model, self.chosen_C = None, None
         if (self._prior.shares > 0).sum() > 1:
             self.chosen_C = self._search(features, labels) if self.C == "cv" else self.C
-            self._model = _fitted(_model(self.chosen_C), features, labels)
+            self._model = _model(features, labels).set_params(C=self.chosen_C).fit(features, labels)
         return self
 
     def predict(self, features: "Features") -> NDArray[np.float64]:
         """The probabilities (N, C) of all classes in their given order."""
         assert self._prior is not None, "fit first"
-        count = features.shape[0]
+        count, _ = cast("tuple[int, int]", features.shape)
         if self._model is None:
             return self._prior.predict(count)
         probabilities = np.zeros((count, len(self._prior.shares)))
@@ -60,16 +62,16 @@ class Logistic:
 
     def _search(self, features: "Features", labels: NDArray[np.int64]) -> float:
         """The best C of the grid, or 1 where the labels are too few to tell."""
-        parts = [
-            (features[train], labels[train], features[held], labels[held])
-            for train, held in stratified_folds(labels, folds=self.folds, rows=SEARCH_ROWS, seed=self.seed)
-        ]
-        models = [_model(GRID[0]) for _ in parts]
+        folds = 5 if len(labels) < FEW_ROWS else 3
+        parts = []
+        for train, held in stratified_folds(labels, folds=folds, rows=SEARCH_ROWS, seed=self.seed):
+            model = _model(features[train], labels[train])
+            parts.append((model, features[train], labels[train], features[held], labels[held]))
         best, smallest = 1.0, math.inf
         for C in GRID if parts else ():
             losses = []
-            for model, (inputs, targets, held_inputs, held_targets) in zip(models, parts, strict=True):
-                _fitted(model.set_params(C=C), inputs, targets)  # from the solution for the C before
+            for model, inputs, targets, held_inputs, held_targets in parts:
+                model.set_params(C=C).fit(inputs, targets)  # from the solution for the C before
                 columns = np.searchsorted(model.classes_, held_targets)
                 probabilities = model.predict_proba(held_inputs)[np.arange(len(columns)), columns]
                 losses.append(-np.log(np.maximum(probabilities, np.finfo(np.float64).tiny)))
@@ -83,10 +85,12 @@ class Logistic:
 def stratified_folds(
     labels: NDArray[np.int64], *, folds: int, rows: int, seed: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(training rows, held-out rows) of each fold, over at most `rows` of the labels (N,), classes in proportion.
+    """(training rows, held-out rows) of each fold, over at most `rows` of the labels (N,), classes in
+    proportion.
 
-    Rows are dealt out class by class, so that every class is spread as evenly as its size allows. Held-out rows of a
-    class that the training rows lack are left out, and so are folds without two classes to learn or rows to score.
+    Rows are dealt out class by class, so that every class is spread as evenly as its size allows. Held-out
+    rows of a class that the training rows lack are left out, and so are folds without two classes to learn or
+    rows to score.
     """
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     dealt = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -103,15 +107,16 @@ def stratified_folds(
     return found
 
 
-def _model(C: float) -> "LogisticRegression":
-    """Newton's method: some ten steps, whatever C is, where first-order solvers need hundreds for a large one."""
+def _model(features: "Features", labels: NDArray[np.int64]) -> "LogisticRegression":
+    """Newton's method: some five steps, whatever C is, where first-order solvers need a hundred for a large
+    one.
+
+    scikit-learn compares the gradient with `tol` as it is, which for rows of unit length over a large
+    catalogue would stop at once: hence the share.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=C, solver="newton-cg", tol=1e-4, max_iter=1000, warm_start=True)
-
-
-def _fitted(
-    model: "LogisticRegression", features: "Features", labels: NDArray[np.int64]
-) -> "LogisticRegression":
-    model.fit(features, labels)
-    return model
+    onehot = np.eye(labels.max() + 1)[labels]
+    gradient = features.T @ (onehot - onehot.mean(axis=0)) / len(labels)
+    tolerance = TOLERANCE * float(np.abs(gradient).max(initial=0)) or TOLERANCE
+    return LogisticRegression(solver="newton-cg", tol=tolerance, max_iter=1000, warm_start=True)

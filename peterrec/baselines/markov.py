@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class MarkovRanker:
     """Scores an item by how often it directly followed the user's last one in the training histories.
 
-    Items that followed equally often (most never did) are ordered by popularity, and so are all for an empty history.
+    Items that followed equally often (most never did) are ordered by popularity, and so are all for an empty
+    history.
     """
 
     def __init__(self, transitions: "csr_array", popularity: PopularityRanker) -> None:

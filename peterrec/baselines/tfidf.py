@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peterrec.baselines.item_matrix import Histories, count_matrix
+from peterrec.data.vocabulary import FIRST_ITEM
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -27,9 +28,9 @@ class TfIdf:
     def fit(self, histories: Histories) -> Self:
         """Learn in how many of the histories each item occurs."""
         matrix = count_matrix(histories, num_items=self.num_items)
-        occurs = np.bincount(matrix.indices, minlength=matrix.shape[1])
-        idf = 1 + np.log((1 + matrix.shape[0]) / (1 + occurs))
-        self._idf = idf if self.weighting == "tfidf" else np.ones(matrix.shape[1])
+        occurs = np.bincount(matrix.indices, minlength=FIRST_ITEM + self.num_items)
+        idf = 1 + np.log((1 + len(histories[1])) / (1 + occurs))
+        self._idf = idf if self.weighting == "tfidf" else np.ones(len(occurs))
         return self
 
     def transform(self, histories: Histories) -> "csr_array":

@@ -54,7 +54,9 @@ def read_attribute(prepared: PreparedLog, *, column: str, classes: Sequence[str]
         )
     values = table[column]
     if pa.types.is_floating(values.type) or pa.types.is_nested(values.type):
-        raise DataError(f"{prepared.folder}: column {column!r} holds {values.type}; classes are text or integers.")
+        raise DataError(
+            f"{prepared.folder}: column {column!r} holds {values.type}; classes are text or integers."
+        )
     text = pc.utf8_trim_whitespace(pc.cast(values, pa.string()))
     filled = pc.fill_null(pc.not_equal(text, ""), False)
     labelled = pa.table({"user": table["user"], "label": text}).filter(filled)
@@ -125,7 +127,9 @@ def split_users(
                 "or change the split's fractions."
             )
     if len(np.unique(attribute.labels[train])) < 2:
-        raise DataError(f"column {attribute.column!r}: all training users are of one class; label more users.")
+        raise DataError(
+            f"column {attribute.column!r}: all training users are of one class; label more users."
+        )
     return split
 
 

@@ -1,4 +1,4 @@
-"""Which columns of a log hold user, item and time, and how a column of each type becomes text and microseconds."""
+"""Which columns of a log hold user, item and time, and which types they may have."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,6 @@ from peterrec.errors import did_you_mean
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "order"]
 IdKind = Literal["text", "integer", "uuid"]
 TimeKind = Literal["text", "integer", "float", "timestamp"]
-JsonKind = Literal["json"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The files of a log: paths, folders and globs in order, each file's format told by its name and first bytes."""
+"""The files of a log: paths, folders and globs in order, and each file's format."""
 
 import glob
 import gzip

@@ -25,6 +25,11 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def json_path(key: str) -> str:
+    """A JSON pointer to a key of an object, as a string literal."""
+    return text("/" + key.replace("~", "~0").replace("/", "~1"))
+
+
 def typed(relation: str, columns: LogColumns, *, time: TimeKind | None) -> str:
     """Of Parquet, Arrow and tables: columns whose types were found to be ids and times."""
     when = "NULL::VARCHAR" if columns.time is None else identifier(columns.time)
@@ -47,10 +52,9 @@ def delimited(relation: str, columns: LogColumns, *, names: dict[str, str]) -> s
 def json_lines(relation: str, columns: LogColumns) -> str:
     """Of JSON lines in a column `line`: ids are strings or whole numbers, exact whatever their size."""
     fields = [columns.user, columns.item] + ([] if columns.time is None else [columns.time])
-    paths = "[" + ", ".join(text("/" + f.replace("~", "~0").replace("/", "~1")) for f in fields) + "]"
+    paths = "[" + ", ".join(map(json_path, fields)) + "]"
     # CASE, not AND: on a line that is not JSON the functions would fail.
-    objects = f"""SELECT line, CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE FALSE END AS good
-        FROM {relation}"""
+    objects = json_objects(relation)
     values = f"""SELECT line, good, CASE WHEN good THEN json_extract_string(line, {paths}) END AS v,
         CASE WHEN good THEN json_type(line, {paths}) END AS k FROM ({objects})"""
 
@@ -75,6 +79,12 @@ def json_lines(relation: str, columns: LogColumns) -> str:
     inner = f"""SELECT {right(1)} AS u, {right(2)} AS i, {when} AS t, {case(0)} AS rule, {case(1)} AS col, {case(3)} AS val
         FROM ({values})"""
     return _timed(inner, columns, time=None if columns.time is None else "text")
+
+
+def json_objects(relation: str) -> str:
+    """Lines, and whether each is a `good` one, that is an object."""
+    good = "CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE FALSE END"
+    return f"SELECT line, {good} AS good FROM {relation}"
 
 
 def _broken(column: str) -> str:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from peterrec.data.sequences import Sequences, SequenceWriter
@@ -53,13 +52,17 @@ class PreparedLog:
 
     def labels(self) -> pa.Table | None:
         """The users table: `user` and attributes, of users in `histories`; None if none was given."""
-        path = self.folder / "users.parquet"
-        return pq.read_table(path, partitioning=None) if path.exists() else None
+        return self._table("users.parquet")
 
     def items(self) -> pa.Table | None:
         """The items table: `item` and its attributes; None if none was given."""
-        path = self.folder / "items.parquet"
-        return pq.read_table(path, partitioning=None) if path.exists() else None
+        return self._table("items.parquet")
+
+    def _table(self, name: str) -> pa.Table | None:
+        if not (self.folder / name).exists():
+            return None
+        with pq.ParquetFile(self.folder / name) as file:
+            return file.read()
 
 
 def open_prepared(folder: Path) -> PreparedLog:
@@ -85,7 +88,7 @@ def open_prepared(folder: Path) -> PreparedLog:
 def item_attributes(items: pa.Table, *, column: str) -> pa.Table:
     """The items table with its ids, which stand in `column`, as text in the column `item`.
 
-    Raises `DataError` if there is no such column, or an id is missing, there twice, or neither text nor integer.
+    Raises `DataError` if there is no such column, or an id is missing, twice there, or a float or the like.
     """
     if column not in items.column_names:
         known = did_you_mean(column, items.column_names)
@@ -93,17 +96,18 @@ def item_attributes(items: pa.Table, *, column: str) -> pa.Table:
     kind = items[column].type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise DataError(f"column {column!r} of the items table is {kind}; give ids as text or integers.")
-    ids = pc.cast(items[column], pa.string())
+    ids = items[column].cast(pa.string())
     if ids.null_count:
-        row = pc.index(pc.is_null(ids), True).as_py() + 1
+        row = ids.is_null().index(True).as_py() + 1
         raise DataError(
             f"the items table has no id in column {column!r}, row {row}; fill it or drop the row."
         )
-    counts = ids.value_counts()
-    for twice in counts.filter(pc.greater(counts.field("counts"), 1)).slice(0, 1).to_pylist():
+    counted = ids.value_counts()
+    counts = counted.field("counts").to_numpy()
+    if len(counts) and counts.max() > 1:
+        twice = counted.field("values")[int(counts.argmax())].as_py()
         raise DataError(
-            f"the items table has {twice['counts']} rows for {twice['values']!r} in column {column!r}; keep "
-            "one of them."
+            f"the items table has {counts.max()} rows for {twice!r} in column {column!r}; keep one of them."
         )
     rest = [name for name in items.column_names if name not in (column, "item")]
     return items.select(rest).add_column(0, "item", ids)
@@ -125,9 +129,7 @@ class PartFigures:
         return {**facts, "unseen_events": self.unseen_events, "lengths": self.lengths.quantiles()}
 
 
-def write_parts(
-    con: "duckdb.DuckDBPyConnection", *, cuts: Cuts, folder: Path, batch_events: int = BATCH_EVENTS
-) -> dict[str, PartFigures]:
+def write_parts(con: "duckdb.DuckDBPyConnection", *, cuts: Cuts, folder: Path) -> dict[str, PartFigures]:
     """Sort the log by user, time, position and write its four parts into `folder`, a `datasets.DatasetDict`.
 
     `con` holds `log(user, item, time, position)`, `users(user, name, events)` and `item_rows(item, row)`, the
@@ -135,7 +137,7 @@ def write_parts(
     """
     # a user belongs to the batch of its first event, so that a batch is at most one user too large
     con.execute(f"""CREATE OR REPLACE TABLE bounds AS SELECT user, name, first, second, total, trains,
-        ((sum(total) OVER (ORDER BY user) - total) // {batch_events})::BIGINT AS batch
+        ((sum(total) OVER (ORDER BY user) - total) // {BATCH_EVENTS})::BIGINT AS batch
         FROM ({cuts.bounds}) JOIN users USING (user)""")
     batches = [b for (b,) in con.execute("SELECT DISTINCT batch FROM bounds ORDER BY batch").fetchall()]
     ordered = con.cursor().sql("""SELECT coalesce(row, -1)::INTEGER AS row

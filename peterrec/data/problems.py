@@ -70,6 +70,13 @@ class CheckReport:
     bad_rows: int
     files: tuple[str, ...]
 
+    def __add__(self, other: "CheckReport") -> "CheckReport":
+        """One report of two checks."""
+        both = self.problems + other.problems
+        problems = tuple(sorted(both, key=lambda problem: SEVERITIES.index(problem.severity)))
+        rows, bad = self.rows_read + other.rows_read, self.bad_rows + other.bad_rows
+        return CheckReport(problems, rows, bad, self.files + other.files)
+
     @property
     def fatal(self) -> bool:
         """Whether something stands in the way of reading at all."""

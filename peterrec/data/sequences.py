@@ -211,11 +211,11 @@ class SequenceWriter:
         batch = pa.record_batch(columns, schema=self._schema)
         self._writer.write_batch(batch)
         self.rows += batch.num_rows
-        self._digest.update(np.ascontiguousarray(flat))
+        self._digest.update(flat.tobytes())
         self._digest.update("\0".join(users.to_pylist()).encode())
         if targets is not None:
-            self._digest.update(np.ascontiguousarray(targets))
-        self._digest.update(offsets)
+            self._digest.update(targets.tobytes())
+        self._digest.update(offsets.tobytes())
 
     def _describe(self) -> None:
         """What `datasets` reads beside the data; its fingerprint keys caches, so it follows the content."""

@@ -67,7 +67,7 @@ class Temporal:
                 count(*) FILTER (time < {second}) AS second, count(*) AS total, true AS trains
                 FROM log GROUP BY user""",
             vocabulary=f"time < {first}",
-            facts={"validation_from_us": first, "test_from_us": second},
+            facts={"validation_from": first, "test_from": second},
         )
 
 

@@ -24,8 +24,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class LengthCounts:
-    """How many users have how many events: exact, whatever the number of users, since few lengths are "
-    "distinct."""
+    """How many users have how many events: exact for any number of users, since few lengths are distinct."""
 
     def __init__(self) -> None:
         self._users: dict[int, int] = {}
@@ -50,8 +49,7 @@ class LengthCounts:
         return sum(self._users.values())
 
     def quantiles(self) -> dict[str, float] | None:
-        """min, p5, …, p99, max and mean, None if empty; a quantile is the least length that its share "
-        "stays within."""
+        """min, p5, …, p99, max, mean, None if empty; a share of the users is no longer than its quantile."""
         if not self._users:
             return None
         lengths, users = self._sorted()
@@ -111,16 +109,6 @@ def label_shares(labels: pa.Table) -> dict[str, dict[str, Any]]:
     return described
 
 
-def time_range(first_us: int, last_us: int) -> dict[str, Any]:
-    """The first and the last time of a log (microseconds since 1970), also in words."""
-    return {
-        "first_us": first_us,
-        "last_us": last_us,
-        "first": readable_time(first_us),
-        "last": readable_time(last_us),
-    }
-
-
 def readable_time(microseconds: int) -> str | None:
     """A time as ISO 8601 in UTC; None where no calendar reaches."""
     try:
@@ -139,10 +127,15 @@ def render_summary(summary: Mapping[str, Any]) -> "Group":
     counts.add_row("rows read", f"{summary['rows_read']:,}")
     for reason, rows in summary["rows_dropped"].items():
         counts.add_row(f"  dropped: {reason}", f"{rows:,}")
+        if reason == "bad_rows":  # a row may break several rules
+            for rule, broken in summary["bad_rows"].items():
+                counts.add_row(Text(f"    {rule}"), f"{broken:,}")
     for name in ("events", "users", "items"):
         counts.add_row(name, f"{summary[name]:,}")
     if summary["time"] is not None:
-        counts.add_row("time", f"{summary['time']['first']} to {summary['time']['last']}")
+        time = summary["time"]
+        first, last = (time.get(f"{end}_date") or f"{time[end]:,}" for end in ("first", "last"))
+        counts.add_row(f"time ({time['unit']})", f"{first} to {last}")
     counts.add_row("vocabulary", summary["vocabulary"]["fingerprint"][:16] + "…")
 
     parts = Table(title="parts", title_justify="left")

@@ -1,4 +1,4 @@
-"""One text file on its way into the raw events: its table function, its rejected lines, each row's line number."""
+"""One text file on its way into the raw events: how it is parsed, what is rejected, each row's line."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -120,12 +120,11 @@ class TextPart:
             findings.add(rule, "bad_row", fix, offenders=places_of_kind, count=totals[kind])
 
         # Blank lines may stand between rows or inside quotes, so the count is known only within their number.
-        lost = swallowed
-        if not filled <= seen + inside <= self.facts.lines:
-            lost = max(lost, abs(filled - seen - inside))
+        seen += inside
+        lost = swallowed + (0 if filled <= seen <= self.facts.lines else abs(filled - seen))
         if lost:
             where = offenders.get("UNQUOTED VALUE", [])
-            fix = f"{lost:,} lines are lost behind a quote that is never closed, or cannot be told apart; close the quote"
+            fix = f"{lost:,} lines are lost, most likely behind a quote that is never closed; close it"
             findings.add("lost_lines", "fatal", fix, offenders=where[:1] or [Offender(self.file.name)])
         return rejected
 

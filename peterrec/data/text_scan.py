@@ -1,6 +1,6 @@
 """What a text file shows before it is parsed: line ends, blank lines, NUL bytes, encoding, a cut last line.
 
-The engine that parses accepts or silently loses some of this; the counts are there to hold its result against.
+The engine that parses accepts or silently loses some of this; its result is held against these counts.
 """
 
 import codecs
@@ -66,7 +66,7 @@ def scan(file: LogFile) -> TextFacts:
                 try:
                     decoder.decode(chunk)
                 except UnicodeDecodeError as bad:
-                    # `bad.object` begins with the bytes held back from the chunk before; they hold no newline.
+                    # `bad.object` begins with bytes held back from the last chunk; none is a newline.
                     first_bad_line = newlines + bad.object[: bad.start].count(b"\n") + 1
             if first_nul_line is None and b"\0" in chunk:
                 first_nul_line = newlines + chunk[: chunk.index(b"\0")].count(b"\n") + 1

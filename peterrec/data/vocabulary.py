@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,7 @@ class Vocabulary:
     def build(cls, items: Ids, *, counts: npt.ArrayLike) -> "Vocabulary":
         """The vocabulary of distinct `items` (V - 3, in any order), which occurred `counts` (V - 3) times."""
         table = pa.table({"item": _text(items), "count": pa.array(np.asarray(counts, dtype=np.int64))})
-        table = table.take(pc.sort_indices(table, sort_keys=[("count", "descending"), ("item", "ascending")]))
+        table = table.sort_by([("count", "descending"), ("item", "ascending")])
         return cls(_one_array(table["item"]), table["count"].to_numpy())
 
     def __len__(self) -> int:
@@ -67,9 +68,8 @@ class Vocabulary:
 
     def rows(self, ids: Ids) -> npt.NDArray[np.int32]:
         """The rows (N,) of N ids; -1 where an id is unseen (or null)."""
-        found = pc.index_in(_text(ids), value_set=self.items)
-        found = pc.fill_null(pc.add(found, pa.scalar(FIRST_ITEM, pa.int32())), -1)
-        return found.to_numpy().astype(np.int32, copy=False)
+        found = pc.call_function("index_in", [_text(ids)], pc.SetLookupOptions(value_set=self.items))
+        return found.fill_null(-1 - FIRST_ITEM).to_numpy() + np.int32(FIRST_ITEM)
 
     def ids(self, rows: npt.ArrayLike) -> list[str]:
         """The ids of `rows` (N,); `IndexError` for special rows (PAD, MASK, TCL) and rows beyond the last."""
@@ -95,7 +95,8 @@ class Vocabulary:
         refused = f"{path}: not a vocabulary that fits its encoder"
         fix = "take the vocabulary.parquet that was written beside it, or prepare the log again."
         try:
-            table = pq.read_table(path, partitioning=None)
+            with pq.ParquetFile(path) as file:
+                table = file.read()
         except (OSError, pa.ArrowException) as problem:
             raise RefusedError(f"{refused} ({str(problem).splitlines()[0]}); {fix}") from None
         stored = (table.schema.metadata or {}).get(_FINGERPRINT, b"").decode()
@@ -113,7 +114,7 @@ def _fault(table: pa.Table, vocabulary: Vocabulary, stored: str) -> str | None:
         return "a value is missing"
     if not np.array_equal(table["row"].to_numpy(), np.arange(FIRST_ITEM, len(vocabulary))):
         return f"its rows are not {FIRST_ITEM}, {FIRST_ITEM + 1}, … in order"
-    if pc.count_distinct(vocabulary.items).as_py() != vocabulary.num_items:
+    if len(vocabulary.items.unique()) != vocabulary.num_items:
         return "an item stands in it twice"
     if np.any(np.diff(vocabulary.counts) > 0):
         return "its items are not ordered by falling count"
@@ -122,17 +123,15 @@ def _fault(table: pa.Table, vocabulary: Vocabulary, stored: str) -> str | None:
     return None
 
 
-def _text(ids: Ids) -> pa.Array | pa.ChunkedArray:
+def _text(ids: Any) -> pa.Array | pa.ChunkedArray:
     """`ids` as Arrow text; `TypeError` if they are anything else, since 1 and "1" must not mix silently."""
-    if not isinstance(ids, pa.Array | pa.ChunkedArray):
+    if not isinstance(ids, (pa.Array, pa.ChunkedArray)):
         return pa.array(ids, type=pa.string())
-    if pa.types.is_dictionary(ids.type):
-        ids = pc.cast(ids, ids.type.value_type)
-    if pa.types.is_null(ids.type) or pa.types.is_large_string(ids.type) or pa.types.is_string_view(ids.type):
-        return pc.cast(ids, pa.string())
-    if not pa.types.is_string(ids.type):
-        raise TypeError(f"item ids are text, not {ids.type}")
-    return ids
+    kind = ids.type.value_type if pa.types.is_dictionary(ids.type) else ids.type
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    if not any(test(kind) for test in tests):
+        raise TypeError(f"item ids are text, not {kind}")
+    return ids if kind is ids.type and pa.types.is_string(kind) else ids.cast(kind).cast(pa.string())
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.StringArray:

@@ -86,7 +86,7 @@ def _classes(metrics: dict[str, Any]) -> list[str]:
     if not recalls:
         return []
     rows = [[_text(name), reading.count(users), reading.number(recall)] for name, users, recall in recalls]
-    return ["## Errors by class", _table(["true class", "predictions", "recognised (recall)"], rows)]
+    return ["## Errors by class", _table(["true class", "predictions", "recall"], rows)]
 
 
 def _table(head: list[str], rows: list[list[str]], *, texts: int = 1) -> str:

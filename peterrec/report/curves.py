@@ -97,6 +97,9 @@ def curves_svg(curves: Entries, *, metric: str | None, prefix: str, label: str) 
                     axes.plot(*place, "*", color=colour, markersize=12, markeredgecolor=edge, zorder=5)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
             axes.margins(y=0.12)
+        places = {x for _, _, lines in panels for line in lines for x in line.x}
+        if len(places) == 1:  # the locator would put fractions of an epoch around it
+            grid[-1].set_xticks([*places])
         grid[-1].set_xlabel(clock)
         if legend_rows:
             handles = [Line2D([], [], linewidth=1.6, **look) for look in looks.values()]

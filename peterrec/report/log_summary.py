@@ -81,7 +81,12 @@ def distributions(value: object, name: str, *, prefix: str, bare: bool) -> Itera
     """
     if not isinstance(value, Mapping):
         return
-    title = plain(name).replace("_", " ")
+    title = (
+        plain(name)
+        .replace("_", " ")
+        .replace("length histogram", "lengths")
+        .replace("histogram", "history lengths")
+    )
     if "edges" in value and "counts" in value:
         what = "Users by number of events; a bar holds those from the number at its left to below the next."
         edges, counts = list(value["edges"]), list(value["counts"])
@@ -99,7 +104,7 @@ def distributions(value: object, name: str, *, prefix: str, bare: bool) -> Itera
     else:
         bars = [(str(key), number) for key, number in value.items()] if bare else []
     known = [(label, number) for label, raw in bars if (number := finite(raw)) is not None]
-    if known and len(known) == len(bars):
+    if known and not any(isinstance(raw, Mapping) for _, raw in bars):
         hidden = int(finite(value.get("distinct")) or 0) - len(known)
         caption = "Users by value" + (f", without {hidden:,} rarer ones." if hidden > 0 else ".")
         yield title, bars_svg(_bars(known), prefix=prefix, label=f"{title}: {caption}"), caption

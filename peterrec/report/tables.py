@@ -211,7 +211,7 @@ def confusion_html(confusion: Mapping[str, Any]) -> str:
     table = (
         f'<table class="confusion{"" if roomy else " many"}"><thead><tr>'
         f'<th scope="col">true \\ predicted</th>{head}'
-        '<th scope="col"><span>all</span></th><th scope="col"><span>recognised</span></th></tr></thead>'
+        '<th scope="col"><span>all</span></th><th scope="col"><span>recall</span></th></tr></thead>'
         f"<tbody>{body}</tbody></table>"
     )
     return scrolling(table, "Confusion matrix")

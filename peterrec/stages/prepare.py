@@ -1,5 +1,6 @@
 """`peterrec prepare`: from an interaction log to a prepared folder."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,14 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from peterrec.data.interactions import LogColumns, open_log
-from peterrec.data.labels import read_labels
 
+from peterrec.data.interactions import CheckReport, InteractionLog, LogColumns, LogSource, Problem, open_log
+from peterrec.data.labels import read_labels
+from peterrec.data.log_parts import refuse_lack_of_room
 from peterrec.data.prepared import PARTS, PartFigures, item_attributes, write_parts
 from peterrec.data.splits import Cuts, Split, choose
-from peterrec.data.summary import label_shares, readable_time, time_range
+from peterrec.data.summary import label_shares, readable_time
 from peterrec.data.vocabulary import Vocabulary
-from peterrec.errors import DataError, ResourceError, SettingsError
+from peterrec.errors import DataError, SettingsError
 from peterrec.run_folder import output_folder
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    source: Sequence[Path | str] | pa.Table | pa.RecordBatchReader,
+    source: LogSource,
     *,
     output: Path,
     columns: LogColumns,
@@ -51,62 +53,67 @@ def run(
     `open_log`, `read_labels` and `output_folder` raise.
     """
     chosen = choose(split, fractions=split_fractions, seed=seed)
-    for name, least in (
-        ("minimum_item_count", minimum_item_count),
-        ("minimum_user_events", minimum_user_events),
-    ):
+    minima = {"minimum_item_count": minimum_item_count, "minimum_user_events": minimum_user_events}
+    for name, least in minima.items():
         if least < 1:
             raise SettingsError(f"{name} is {least}; it must be at least 1 (which keeps everything).")
     if chosen.needs_time and columns.time is None:
-        raise _no_times(chosen)
+        raise SettingsError(
+            f"the {chosen.name} split needs times, and no time column is named. Name it, or choose the split "
+            "leave_one_out or by_user, which take the order of the rows."
+        )
     attributes = None if items is None else item_attributes(items, column=columns.item)
+    if isinstance(source, str | os.PathLike):
+        source = [source]
+    if not isinstance(source, pa.Table | pa.RecordBatchReader):
+        source = [os.fspath(path) for path in source]
     inputs = {
-        "log": [str(path) for path in source] if isinstance(source, Sequence) else ["a table"],
-        "users": str(users) if isinstance(users, Path) else None if users is None else "a table",
+        "log": source if isinstance(source, list) else "a table",
+        "users": os.fspath(users) if isinstance(users, Path) else None if users is None else "a table",
         "items": None if items is None else "a table",
     }
+    names = {"user": columns.user, "item": columns.item, "time": columns.time, "time_unit": columns.time_unit}
     settings = {
-        "inputs": inputs,
-        "columns": {"user": columns.user, "item": columns.item, "time": columns.time, "users": users_column},
+        "columns": {**names, "users": users_column},
         "split": {"name": chosen.name, **chosen.parameters},
         "bad_rows": bad_rows,
-        "minimum_item_count": minimum_item_count,
-        "minimum_user_events": minimum_user_events,
+        **minima,
     }
     with (
-        output_folder(Path(output), stage="prepare", overwrite=overwrite, resume=settings) as folder,
-        _memory_errors(memory_limit),
+        output_folder(Path(output), stage="prepare", overwrite=overwrite) as folder,
         open_log(source, columns, bad_rows=bad_rows, memory_limit=memory_limit) as log,
+        _room(),
     ):
-        if chosen.needs_time and not log.has_time:
-            raise _no_times(chosen)
-        con = log.con
-        rare = _number(con, minimum_item_count=minimum_item_count, minimum_user_events=minimum_user_events)
-        dropped = {"bad_rows": log.report.bad_rows, **rare}
-        cuts = chosen.lay(con)
-        vocabulary = _vocabulary(con, cuts=cuts, split=chosen)
-        labels = (
-            None
-            if users is None
-            else _labels(con, users, column=users_column, all_users_kept=not any(rare.values()))
-        )
+        rare = _number(log.con, **minima)
+        cuts = chosen.lay(log.con)
+        vocabulary = _vocabulary(log.con, cuts=cuts, split=chosen)
+        labels = None
+        if users is not None:
+            labels = _labels(log.con, users, column=users_column, all_users_kept=not any(rare.values()))
         with folder.files() as temporary:
-            figures = write_parts(con, cuts=cuts, folder=temporary)
+            figures = write_parts(log.con, cuts=cuts, folder=temporary)
             vocabulary.save(temporary / "vocabulary.parquet")
             if labels is not None:
                 pq.write_table(labels, temporary / "users.parquet", compression="zstd")
             if attributes is not None:
                 pq.write_table(attributes, temporary / "items.parquet", compression="zstd")
+        dropped = {"bad_rows": log.report.bad_rows, **rare}
         summary = {
             "format_version": 1,
             "rows_read": log.report.rows_read,
             "rows_dropped": {reason: rows for reason, rows in dropped.items() if rows},
-            **_sizes(con, has_time=log.has_time),
-            **_described(chosen, cuts=cuts, figures=figures, labels=labels),
+            "bad_rows": {f"{p.rule} ({p.column})": p.count for p in _firsts(log.report, "bad_row")},
+            **_sizes(log),
             "vocabulary": {"fingerprint": vocabulary.fingerprint, "items": vocabulary.num_items},
+            **_described(chosen, log=log, cuts=cuts, figures=figures, labels=labels),
         }
         folder.write_json("summary.json", summary)
-        folder.finish(inputs=inputs, id_types=log.id_types, vocabulary_fingerprint=vocabulary.fingerprint)
+        folder.finish(
+            settings=settings,
+            inputs=inputs,
+            id_types=log.id_types,
+            vocabulary_fingerprint=vocabulary.fingerprint,
+        )
     return summary
 
 
@@ -177,34 +184,48 @@ def _labels(
     table, report = read_labels(users, user=column, known_users=known)
     if not report.ok:
         raise report.refusal()
-    return table.filter(pc.is_in(table["user"], value_set=left))
+    return table.filter(pc.call_function("is_in", [table["user"]], pc.SetLookupOptions(value_set=left)))
 
 
-def _sizes(con: "duckdb.DuckDBPyConnection", *, has_time: bool) -> dict[str, Any]:
-    events, first, last = _one(con, "SELECT count(*), min(time), max(time) FROM log")
-    users, items = _one(con, "SELECT (SELECT count(*) FROM users), count(DISTINCT item) FROM log")
-    time = time_range(first, last) if has_time else None
+def _sizes(log: InteractionLog) -> dict[str, Any]:
+    """Users, items and events after the filters, and the range of their times."""
+    events, first, last = _one(log.con, "SELECT count(*), min(time), max(time) FROM log")
+    users, items = _one(log.con, "SELECT (SELECT count(*) FROM users), count(DISTINCT item) FROM log")
+    time = None
+    if log.has_time:
+        time = {"unit": log.time_unit, "first": first, "last": last}
+        if log.time_unit != "order":  # microseconds since 1970
+            time |= {"first_date": readable_time(first), "last_date": readable_time(last)}
     return {"users": users, "items": items, "events": events, "time": time}
 
 
 def _described(
-    split: Split, *, cuts: Cuts, figures: dict[str, PartFigures], labels: pa.Table | None
+    split: Split,
+    *,
+    log: InteractionLog,
+    cuts: Cuts,
+    figures: dict[str, PartFigures],
+    labels: pa.Table | None,
 ) -> dict[str, Any]:
     """What the summary says of split, parts and labels."""
-    cut_times = {
-        name.removesuffix("_us"): readable_time(value)
-        for name, value in cuts.facts.items()
-        if name.endswith("_us")
-    }
-    described = {"name": split.name, "parameters": split.parameters, "caveat": split.caveat}
+    facts: dict[str, Any] = dict(cuts.facts)
+    notes = [f"{p} ({p.count:,} in all)" if p.count > 1 else str(p) for p in _firsts(log.report, "note")]
+    if split.needs_time and log.time_unit == "order":
+        notes.append(
+            "the time column holds small numbers, taken for a mere order. A temporal split is only right "
+            "if they count through the whole log; if they count each user's events, choose leave_one_out "
+            "or by_user."
+        )
+    elif split.needs_time:
+        facts |= {f"{name}_date": readable_time(value) for name, value in cuts.facts.items()}
     parts = {part: figures[part].to_json(targets=part in ("validation", "test")) for part in PARTS}
-    notes = [
+    notes += [
         f"the part {part!r} is empty: no user has an event to predict there, with a history before it."
         for part in ("validation", "test")
         if not parts[part]["rows"]
     ]
     return {
-        "split": {**described, **cuts.facts, **cut_times},
+        "split": {"name": split.name, "parameters": split.parameters, "caveat": split.caveat, **facts},
         "parts": parts,
         "histogram": figures["histories"].lengths.histogram(),
         "labels": {} if labels is None else label_shares(labels),
@@ -212,24 +233,22 @@ def _described(
     }
 
 
-def _no_times(split: Split) -> SettingsError:
-    return SettingsError(
-        f"the {split.name} split needs times, and this log has none. Name its time column, or choose the "
-        "split leave_one_out or by_user, which take the order of the rows."
-    )
+def _firsts(report: CheckReport, severity: str) -> list[Problem]:
+    """The first offender of each rule and column; it knows the number of all."""
+    found = {(p.rule, p.column): p for p in reversed(report.problems) if p.severity == severity}
+    return list(found.values())[::-1]
 
 
 @contextmanager
-def _memory_errors(memory_limit: str) -> Iterator[None]:
+def _room() -> Iterator[None]:
+    """Memory and disk that give out are told as such."""
     import duckdb
 
     try:
         yield
-    except duckdb.OutOfMemoryException as problem:
-        raise ResourceError(
-            f"memory_limit = {memory_limit} is too little for this log, or there is no disk space left to "
-            f"spill to; raise the one or free the other. ({str(problem).splitlines()[0]})"
-        ) from problem
+    except duckdb.Error as error:
+        refuse_lack_of_room(error)
+        raise
 
 
 def _one(con: "duckdb.DuckDBPyConnection", query: str) -> tuple[Any, ...]:

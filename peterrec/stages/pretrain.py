@@ -12,8 +12,8 @@ from peterrec.encoders.loading import encoder_class, encoder_revision, save_enco
 from peterrec.encoders.settings import EncoderSettings
 from peterrec.run_folder import FORMAT_VERSION, output_folder
 from peterrec.settings import Settings, dump, to_toml
-from peterrec.stages.next_item import evaluate_next_item, protocol
-from peterrec.stages.results import write_results
+from peterrec.evaluation.next_item import evaluate_next_item, protocol
+from peterrec.report.files import write_results
 from peterrec.training.loop import train
 from peterrec.training.pretraining import NextItemProgram, ObjectiveSettings, PretrainingSettings
 from peterrec.training.progress import Mode, Progress
@@ -24,9 +24,11 @@ from peterrec.training.tracking import open_tracker
 class PretrainSettings(Settings):
     """Everything that pretraining may be told."""
 
-    encoder: EncoderSettings = Field(default_factory=EncoderSettings, description="The user encoder.")
-    objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings, description="What it learns.")
-    training: PretrainingSettings = Field(default_factory=PretrainingSettings, description="How it is trained.")
+    encoder: EncoderSettings = Field(EncoderSettings(), description="The user encoder.")
+    objective: ObjectiveSettings = Field(ObjectiveSettings(), description="What it learns.")
+    training: PretrainingSettings = Field(
+        PretrainingSettings(), description="How it is trained."
+    )
 
 
 def run(
@@ -46,9 +48,14 @@ def run(
     """
     settings = PretrainSettings() if settings is None else settings
     prepared = open_prepared(data)
-    resolved = {**dump(settings), "data": {"vocabulary": prepared.vocabulary.fingerprint, "split": prepared.split}}
+    resolved = {
+        **dump(settings),
+        "data": {"vocabulary": prepared.vocabulary.fingerprint, "split": prepared.split},
+    }
     with output_folder(Path(output), stage="pretrain", overwrite=overwrite, resume=resolved) as folder:
-        encoder = build_encoder(settings, vocab_size=len(prepared.vocabulary), fingerprint=prepared.vocabulary.fingerprint)
+        encoder = build_encoder(
+            settings, vocab_size=len(prepared.vocabulary), fingerprint=prepared.vocabulary.fingerprint
+        )
         program = NextItemProgram(
             encoder,
             train=prepared.sequences("train"),

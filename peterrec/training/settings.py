@@ -36,7 +36,7 @@ class TrainingSettings(Settings):
     validate_every: int = Field(
         1, ge=1, description="Epochs between validations; the last epoch always has one."
     )
-    positions: int = Field(8192, ge=1, description="Users × length of a batch, padding included.")
+
     checkpoint_every: int = Field(
         500, ge=0, description="Steps between checkpoints; each epoch ends with one anyway. 0: only those."
     )

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, Self
 
 from peterrec.atomic import atomic_file
 from peterrec.errors import PeterrecError
@@ -28,7 +28,13 @@ _RUN_ID = re.compile(r"^[a-z0-9]{4,64}$")
 
 
 class Tracker:
-    """The tracker that is off: everything it is told is forgotten."""
+    """The tracker that is off: everything it is told is forgotten. As a context, it finishes at the end."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()
 
     @property
     def run_id(self) -> str | None:
@@ -107,7 +113,8 @@ class WandbTracker(Tracker):
         return self._run_id
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        self._put({"kind": "metrics", "metrics": dict(metrics), "step": step})
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        self._put({"kind": "metrics", "metrics": finite, "step": step})
 
     def table(self, name: str, *, columns: Sequence[str], rows: Sequence[Sequence[Scalar]]) -> None:
         listed = [list(row) for row in rows]

@@ -28,7 +28,9 @@ def connection(rows):
     con.execute("SET threads = 1")
     columns = dict(zip(("user", "item", "time", "position"), map(list, zip(*rows, strict=True)), strict=True))
     con.register("rows", pa.table(columns))
-    con.execute("CREATE TABLE log AS SELECT user::INTEGER AS user, item::INTEGER AS item, time, position FROM rows")
+    con.execute(
+        "CREATE TABLE log AS SELECT user::INTEGER AS user, item::INTEGER AS item, time, position FROM rows"
+    )
     con.execute(
         "CREATE TABLE users AS SELECT user, 'u' || user AS name, count(*) AS events FROM log GROUP BY user"
     )
@@ -59,7 +61,7 @@ def test_temporal_cuts_at_the_exact_order_statistic(seed, span):
         cuts = Temporal(cuts=fractions).lay(con)
         ordered = sorted(time for _, _, time, _ in rows)
         first, second = (ordered[int(round(fraction * len(rows), 6))] for fraction in fractions)
-        assert cuts.facts == {"validation_from_us": first, "test_from_us": second}
+        assert cuts.facts == {"validation_from": first, "test_from": second}
         for user, found in bounds(con, cuts).items():
             times = times_of(rows)[user]
             assert found == [sum(t < first for t in times), sum(t < second for t in times), len(times), True]

@@ -80,7 +80,11 @@ def test_a_batch_equals_its_rows_one_by_one(readout):
 
 def test_readouts_are_what_they_say():
     ids = items(1, 6)
-    for readout, wanted in (("last", lambda h: h[:, -1]), ("tcl", lambda h: h[:, -1]), ("mean", lambda h: h.mean(1))):
+    for readout, wanted in (
+        ("last", lambda h: h[:, -1]),
+        ("tcl", lambda h: h[:, -1]),
+        ("mean", lambda h: h.mean(1)),
+    ):
         output = make(readout=readout)(ids)
         torch.testing.assert_close(output.user_vector, wanted(output.last_hidden_state))
 

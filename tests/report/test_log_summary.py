@@ -16,7 +16,7 @@ def test_histograms_are_found_wherever_they_stand() -> None:
         "labels": {"job": {"labelled": 500, "distinct": 50, "shares": shares}},
     }
     figures = found(summary, bare=False)
-    assert list(figures) == ["train: histogram", "labels: job"]
+    assert list(figures) == ["train: history lengths", "labels: job"]
     assert "30 rarer" in figures["labels: job"][1]
     ids = [i for svg, _ in figures.values() for i in re.findall(r'\bid="([^"]+)"', svg)]
     assert len(ids) == len(set(ids))

@@ -13,9 +13,9 @@ def one_model(*, low: float, high: float, metric: str = "accuracy") -> dict[str,
         {
             "name": name,
             "role": role,
-            "metrics": {metric: {"value": value, "low": value - 0.02, "high": value + 0.02}},
+            "metrics": {metric: {"value": v, "low": v - 0.02, "high": v + 0.02}},
         }
-        for name, role, value in names
+        for name, role, v in names
     ]
     gain = {"metric": metric, "of": "serial", "over": "bag of items", "value": 0.01, "low": low, "high": high}
     return {"metric": metric, "results": results, "gains": [gain]}
@@ -32,10 +32,10 @@ def one_model(*, low: float, high: float, metric: str = "accuracy") -> dict[str,
 )
 def test_the_verdict_says_what_the_interval_allows(low: float, high: float, said: str) -> None:
     text = reading.verdict(one_model(low=low, high=high))
-    assert text == (
-        "serial reaches accuracy 0.810 [0.790, 0.830]; bag of items, the best baseline, 0.800 [0.780, 0.820]: "
-        + said
+    before = (
+        "serial reaches accuracy 0.810 [0.790, 0.830]; bag of items, the best baseline, 0.800 [0.780, 0.820]"
     )
+    assert text == f"{before}: {said}"
 
 
 def test_without_a_paired_interval_nothing_is_claimed() -> None:
@@ -49,9 +49,8 @@ def test_without_a_paired_interval_nothing_is_claimed() -> None:
 
 def test_a_gain_over_a_weaker_baseline_proves_nothing() -> None:
     metrics = one_model(low=-0.01, high=0.03)
-    metrics["gains"].append(
-        {"metric": "accuracy", "of": "serial", "over": "majority", "value": 0.3, "low": 0.2, "high": 0.4}
-    )
+    weaker = {"metric": "accuracy", "of": "serial", "over": "majority", "value": 0.3, "low": 0.2, "high": 0.4}
+    metrics["gains"].insert(0, weaker)
     assert not reading.proven(metrics, "serial", "accuracy")
     assert "no difference shown" in reading.verdict(metrics)
 

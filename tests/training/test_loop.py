@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import torch
 from torch import nn
 
 from peterrec.errors import DataError, DivergedError, RefusedError, SettingsError
+from peterrec.training import optimizer
+from peterrec.training.generators import own_generators, seed_generators
 from peterrec.training.loop import InterruptedRun, TrainingResult, TrainingSettings, train
 from peterrec.training.progress import Progress
 from peterrec.training.tracking import Tracker
@@ -141,9 +144,6 @@ def test_a_step_is_adamw_with_decay_on_matrices_only() -> None:
     reference = torch.optim.AdamW(
         [{"params": decaying, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}], fused=False
     )
-    # the same random numbers as the loop's, without dropout there would be no need for them
-    from peterrec.training.generators import own_generators, seed_generators
-
     cpu = torch.device("cpu")
     steps = twin.steps(1)
     with own_generators(cpu):
@@ -208,6 +208,18 @@ def test_early_stopping_keeps_the_best_epoch(values, patience, every, best, epoc
     kept = program.seen[-1] if best is None else program.seen[best // every - 1]
     assert program.bytes() == kept
     assert result.best_metric == (None if best is None else values[best // every - 1])
+
+
+def test_the_best_weights_survive_a_kill(tmp_path: Path) -> None:
+    values = [1.0, 3.0, 2.0, 1.0]
+    killed = Scripted(values)
+    killed.at = kill_at(("step", 25))  # in the fourth epoch
+    with pytest.raises(Killed):
+        run(killed, checkpoints=tmp_path)
+    program = Scripted(values[3:])
+    result = run(program, checkpoints=tmp_path)
+    assert (result.best_epoch, result.best_metric) == (2, 3.0)
+    assert program.bytes() == killed.seen[1]
 
 
 class Killed(Exception):
@@ -279,7 +291,7 @@ def test_a_real_sigkill_and_a_sigterm_resume_too(tmp_path: Path, uninterrupted: 
         assert killed.stdout is not None
         assert killed.stdout.readline() == "there\n"
         killed.kill()
-    assert (tmp_path / "c" / "step-00000011").exists()
+    assert (tmp_path / "c" / "step-00000012").exists()
     with start("validation", 0) as terminated:  # the loop saves what it has even within a validation
         assert terminated.stdout is not None
         assert terminated.stderr is not None
@@ -337,7 +349,7 @@ def test_it_trains_in_a_side_thread(uninterrupted: str) -> None:
 
 
 class Poisoned(Regression):
-    """From step `bad` on, the loss or its gradient is not finite."""
+    """At step `bad`, and there only, the loss or its gradient is not finite."""
 
     def __init__(self, bad: int, what: str) -> None:
         super().__init__()
@@ -348,7 +360,7 @@ class Poisoned(Regression):
         if self.steps_made == self.bad:
             self.noted = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         loss, targets = super().loss(step, device)
-        if self.steps_made > self.bad:
+        if self.steps_made == self.bad + 1:
             if self.what == "gradient":
                 loss = loss + (self.model.out.weight.sum() * 0).abs().sqrt()  # 0 with slope infinity times 0
             else:
@@ -363,8 +375,6 @@ def test_what_is_not_finite_never_updates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, clip: float, deferred: bool
 ) -> None:
     if deferred:  # the way of a CUDA device, on which nothing waits for the numbers
-        from peterrec.training import optimizer
-
         create = optimizer.Updater.__init__
 
         def patched(self, *args, **kwargs) -> None:
@@ -390,13 +400,12 @@ def test_what_is_not_finite_never_updates(
 
 
 def test_the_callers_generators_are_left_alone() -> None:
-    import random
-
     def states() -> tuple:
         return random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()
 
+    program = Regression()
     before = states()
-    run(Regression())
+    run(program)
     assert states() == before
 
 
@@ -440,6 +449,7 @@ def test_precisions_can_change_within_one_process() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_a_compiled_model_trains_to_the_same(uninterrupted: str) -> None:
     program, twin = Regression(), Regression()
     compiled = run(program, SETTINGS.model_copy(update={"compile": True}))

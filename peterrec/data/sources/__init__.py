@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from peterrec.data.interactions import LogColumns
+from peterrec.data.log_columns import LogColumns
 from peterrec.data.sources import huggingface, movielens, peterrec_text, tenrec
 from peterrec.data.sources.source import Rows, Source
 from peterrec.errors import SettingsError, did_you_mean
@@ -42,8 +42,8 @@ def load(
     """Read `path` with the named reader, or the one that knows it.
 
     Converted rows go to Parquet files in the folder `work` if given, else they stay in memory. `columns`
-    are for Hugging Face data sets alone: the other formats have their own. Raises SettingsError for an unknown
-    format and for columns where there is no choice, DataError for malformed rows.
+    are for Hugging Face data sets alone: the other formats have their own. Raises SettingsError for an
+    unknown format and for columns where there is no choice, DataError for malformed rows.
     """
     name = reader or detect(path)
     if name is None:

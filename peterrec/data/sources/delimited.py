@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,9 +47,12 @@ def scan(
     null: str = "",
 ) -> str:
     """The SQL of a table function over `path`: all columns text, rows that do not fit counted as rejects."""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file.")
     types = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in columns)
     return (
-        f"read_csv({quoted(path)}, columns = {{{types}}}, delim = {quoted(delimiter)}, header = {header}, "
+        f"read_csv({quoted(_literal(path))}, columns = {{{types}}}, delim = {quoted(delimiter)}, "
+        f"header = {header}, "
         f"quote = {quoted(quote)}, escape = {quoted(quote)}, encoding = {quoted(encoding)}, "
         f"nullstr = {quoted(null)}, auto_detect = false, store_rejects = true, "
         f"max_line_size = {_LONGEST_LINE}, buffer_size = {2 * _LONGEST_LINE})"
@@ -74,7 +78,7 @@ def rows_view(rows: Rows, con: duckdb.DuckDBPyConnection, *, view: str) -> int:
     if isinstance(rows, pa.Table):
         con.register(view, rows)
     else:
-        files = ", ".join(quoted(path) for path in rows)
+        files = ", ".join(quoted(_literal(path)) for path in rows)
         con.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM read_parquet([{files}])")
     return count(con, f"SELECT count(*) FROM {view}")
 
@@ -157,6 +161,10 @@ def row_of(line: str, columns: Sequence[str], delimiter: str) -> Mapping[str, st
     """The fields of a line by column; None if their number is wrong."""
     fields = line.split(delimiter)
     return dict(zip(columns, fields, strict=True)) if len(fields) == len(columns) else None
+
+
+def _literal(path: Path) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", str(path))  # DuckDB would take these for patterns
 
 
 def _is_bad(line: bytes, encoding: str, is_bad: Callable[[str], bool]) -> bool:

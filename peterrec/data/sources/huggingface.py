@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peterrec.data.interactions import LogColumns
+from peterrec.data.log_columns import LogColumns
 from peterrec.data.sources.source import Rows, Source
 from peterrec.errors import DataError, SettingsError, did_you_mean
 from peterrec.run_folder import atomic_file
@@ -113,8 +113,8 @@ def _open_hub(name: str, split: str) -> tuple[Any, str]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
             f"{name}:{split}: there is no such file or folder here, and as a data set of the Hugging "
-            f"Face hub it could not be opened: {reason} Without a network, save it elsewhere with `save_to_disk` and "
-            "give that folder."
+            f"Face hub it could not be opened: {reason} Without a network, save it elsewhere with "
+            "`save_to_disk` and give that folder."
         ) from None
 
 

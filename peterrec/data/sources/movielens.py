@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from peterrec.data.interactions import LogColumns
+from peterrec.data.log_columns import LogColumns
 from peterrec.data.sources.delimited import (
     count,
     encoding_of,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from peterrec.data.interactions import LogColumns
+from peterrec.data.log_columns import LogColumns
 from peterrec.data.sources.delimited import (
     count,
     engine,

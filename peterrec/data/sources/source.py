@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from peterrec.data.interactions import LogColumns
+from peterrec.data.log_columns import LogColumns
 
 Rows = tuple[Path, ...] | pa.Table  # files that can be read as a log, or the rows themselves
 
@@ -15,8 +15,8 @@ class Source:
     """A log with what came beside it: users and their attributes, items and their titles.
 
     `log` is in file order; `users` has the column `users_column` and one column an attribute, as text;
-    `items` has the column `columns.item`; `targets` are interactions of the same users in another domain, with the
-    columns `user` and `item`; `note` says what the reader left out or changed.
+    `items` has the column `columns.item`; `targets` are interactions of the same users in another domain,
+    with the columns `user` and `item`; `note` says what the reader left out or changed.
     """
 
     name: str

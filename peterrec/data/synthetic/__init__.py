@@ -8,7 +8,7 @@ Letters: K topics, M personas, t = 0, 1, … the position in a user's history, `
     taste      M/8 values   a pair (A, B) of preferences over topics, each with liked topics of its own
     drift      0 | 1        the taste moves from A to B | from B to A
     direction  0 | 1        steps go to the next topic on the ring of topics, d = +1 | the one before, d = −1
-    rhythm     0 | 1        (stay, step, skip, s) = (.12, .22, .22, 8) | (.26, .22, .22, 16)
+    rhythm     0 | 1        (stay, step, skip, s) = (.10, .28, .20, 8) | (.24, .28, .20, 16)
 
 **Topics.** With z_t the topic of event t, A the preference where the drift begins and B where it ends:
 

@@ -13,9 +13,9 @@ AGES = (1, 18, 25, 35, 45, 50, 56)
 OCCUPATIONS = ("artist", "clerk", "engineer", "farmer", "nurse", "scientist", "student", "teacher")
 
 # (stay, step, skip, distance of the skip) of each rhythm.
-RHYTHMS = ((0.12, 0.22, 0.22, 8), (0.26, 0.22, 0.22, 16))
+RHYTHMS = ((0.10, 0.28, 0.20, 8), (0.24, 0.28, 0.20, 16))
 HALF_LIFE = 15.0  # events until the taste has gone half of its way
-LIKED = 0.7  # the share of a preference that falls on its liked topics
+LIKED = 0.8  # the share of a preference that falls on its liked topics
 TARGET_LIKED = 0.8
 
 Floats = NDArray[np.float64]
@@ -147,7 +147,7 @@ def _preferences(liked: Ints, *, popular: Floats, share: float) -> Floats:
 def _gender(taste: Ints, drift: Ints, direction: Ints, rhythm: Ints) -> Floats:
     """p(gender | persona), (M, 2)."""
     sign = [2.0 * factor - 1.0 for factor in (taste % 2, drift, direction, rhythm)]
-    score = -1.1 + 2.6 * sign[0] + 2.6 * sign[1] + 2.0 * sign[2] + 0.8 * sign[3]
+    score = -1.1 + 2.1 * sign[0] + 2.6 * sign[1] + 2.4 * sign[2] + 0.8 * sign[3]
     female = 1.0 / (1.0 + np.exp(-score))
     return np.stack([female, 1.0 - female], axis=1)
 

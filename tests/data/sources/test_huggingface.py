@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from peterrec.data.interactions import LogColumns
+from peterrec.data.log_columns import LogColumns
 from peterrec.data.sources import detect, huggingface, load
 from peterrec.errors import DataError, SettingsError
 
@@ -72,7 +72,8 @@ def test_splits(tmp_path: Path) -> None:
         load(f"{tmp_path / 'both'}:tset")
 
 
-def test_lists_that_do_not_fit(tmp_path: Path) -> None:
+def test_lists_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface, "BATCH", 1)  # rows are numbered across batches
     path = save(tmp_path / "uneven", user=["a", "b"], item=[["x"], ["y", "z"]], time=[[1], [2]])
     with pytest.raises(DataError, match="row 2: 'item' and 'time' have lists of different lengths"):
         load(path)

@@ -68,7 +68,9 @@ def evaluate_next_item(
         started = time.perf_counter()
         ranker = by_encoder if fit is None else _ranker_of(fit(), test, items)
         values = ranking_metrics(ranker(True), ks=KS)
-        values |= {f"{metric}{KEPT}": kept for metric, kept in ranking_metrics(ranker(False), ks=(10,)).items()}
+        values |= {
+            f"{metric}{KEPT}": kept for metric, kept in ranking_metrics(ranker(False), ks=(10,)).items()
+        }
         rows[name] = [RankingRows(_users(test), values)]
         facts = model_facts if fit is None else {"seconds": time.perf_counter() - started}
         results.append({"name": name, "role": role, "metrics": metric_intervals(rows[name]), **facts})

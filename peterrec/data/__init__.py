@@ -1,0 +1,1 @@
+"""Data: logs, vocabularies, prepared folders, batches, the embedded world."""

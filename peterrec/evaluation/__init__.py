@@ -1,0 +1,1 @@
+"""Evaluation: contestants and baselines on the same users, with intervals."""

@@ -1,0 +1,238 @@
+"""One task on one set of users and splits: every contestant and baseline meets the others here."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from peterrec.baselines.bag_of_items import BagOfItems
+from peterrec.baselines.majority import Majority
+from peterrec.catalogue import AdapterRecipe, TaskRecipe, task
+from peterrec.data.attribute import Attribute, Split, read_attribute, split_users
+from peterrec.data.prepared import PreparedLog, open_prepared
+from peterrec.data.vocabulary import Vocabulary
+from peterrec.errors import RefusedError
+from peterrec.metrics.classification import Classified
+from peterrec.metrics.intervals import ClassificationRows, metric_intervals
+from peterrec.run_folder import RunFolder, read_run
+from peterrec.settings import load_settings
+from peterrec.training.finetuning import FinetuningSettings
+from peterrec.training.progress import Mode, Progress
+from peterrec.training.tracking import Tracker
+from peterrec.transfer import Contestant, Fitted, fit
+
+MODEL, BASELINE = "model", "baseline"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A resolved fine-tuning: recipes, settings, seeds, and where encoder and data are."""
+
+    task: TaskRecipe
+    settings: FinetuningSettings
+    encoder: Path
+    data: Path
+    seeds: tuple[int, ...]
+    labels: int | None
+
+    def of_seed(self, seed: int, recipe: AdapterRecipe) -> FinetuningSettings:
+        """The training settings of one seed and adapter."""
+        changes: dict[str, Any] = {"seed": seed}
+        if recipe.learning_rate is not None:
+            changes["learning_rate"] = recipe.learning_rate
+        return self.settings.model_copy(update=changes)
+
+
+def resolve(
+    task_name: str | Path,
+    *,
+    encoder: Path,
+    data: Path | None,
+    seeds: Sequence[int] | None,
+    labels: int | None,
+    overrides: Sequence[str],
+) -> Plan:
+    """Reads the recipe and the settings; the data are those of the encoder unless given.
+
+    `overrides` are `key=value` for the task's training settings. Raises SettingsError for anything unknown.
+    """
+    recipe = task(task_name)
+    run = read_run(encoder, stage="pretrain")
+    settings = load_settings(
+        FinetuningSettings, layers=[(f"task {recipe.name}", recipe.training)], overrides=overrides
+    )
+    return Plan(
+        task=recipe,
+        settings=settings,
+        encoder=encoder,
+        data=Path(run["inputs"]["data"]) if data is None else data,
+        seeds=tuple(recipe.seeds if seeds is None else seeds),
+        labels=labels,
+    )
+
+
+@dataclass(frozen=True)
+class Arena:
+    """The data of one plan: the same users, labels and splits for every contestant and baseline."""
+
+    plan: Plan
+    prepared: PreparedLog
+    attribute: Attribute
+    splits: dict[int, Split]
+
+    def rows(self, probabilities: Mapping[int, NDArray[np.float64]]) -> list[ClassificationRows]:
+        """Test rows of each seed, for intervals and gains."""
+        return [
+            ClassificationRows(
+                self.attribute.users[self.splits[seed].test],
+                self.attribute.labels[self.splits[seed].test],
+                found,
+            )
+            for seed, found in probabilities.items()
+        ]
+
+
+def open_arena(plan: Plan) -> Arena:
+    """Opens data and labels; raises RefusedError where data and encoder have different vocabularies."""
+    prepared = open_prepared(plan.data)
+    wanted = Vocabulary.load(plan.encoder / "vocabulary.parquet").fingerprint
+    if prepared.vocabulary.fingerprint != wanted:
+        raise RefusedError(
+            f"{plan.data} was prepared with the item vocabulary {prepared.vocabulary.fingerprint[:16]}, but the encoder "
+            f"{plan.encoder} has {wanted[:16]}. Prepare the log again with --encoder {plan.encoder}."
+        )
+    attribute = read_attribute(prepared, column=plan.task.column, classes=plan.task.classes)
+    splits = {
+        seed: split_users(
+            attribute,
+            fractions=plan.task.split.fractions,
+            stratified=plan.task.split.stratified,
+            seed=seed,
+            budget=plan.labels,
+        )
+        for seed in plan.seeds
+    }
+    return Arena(plan, prepared, attribute, splits)
+
+
+def protocol(arena: Arena) -> str:
+    """In words: who is tested, and how."""
+    plan, first = arena.plan, arena.splits[arena.plan.seeds[0]]
+    shares = "/".join(f"{100 * share:g}" for share in plan.task.split.fractions)
+    drawn = "stratified by class" if plan.task.split.stratified else "drawn at random"
+    budget = f" (only {plan.labels:,} training labels are used)" if plan.labels is not None else ""
+    return (
+        f"{plan.task.column}: {len(arena.attribute):,} labelled users, split by user {shares} {drawn}, "
+        f"{len(plan.seeds)} seed(s), each with its own split: {len(first.train):,} training{budget}, "
+        f"{len(first.validation):,} validation and {len(first.test):,} test users. Early stopping looks at "
+        f"{plan.task.metric} of the validation users, never at the test users. Predictions are the most probable class; "
+        "95 % bootstrap intervals over test users, all seeds of a user together."
+    )
+
+
+def run_contestant(
+    contestant: Contestant, arena: Arena, *, folder: RunFolder, tracker: Tracker, progress: Mode
+) -> dict[int, Fitted]:
+    """Trains a contestant for every seed, each with checkpoints of its own, so that an interrupted run goes on."""
+    fitted = {}
+    for seed in arena.plan.seeds:
+        fitted[seed] = fit(
+            contestant,
+            encoder_folder=arena.plan.encoder,
+            task=arena.plan.task,
+            settings=arena.plan.of_seed(seed, contestant.adapter),
+            histories=arena.prepared.sequences("histories"),
+            attribute=arena.attribute,
+            split=arena.splits[seed],
+            checkpoints=folder.checkpoints / f"{contestant.name}-{seed}",
+            metrics_file=None,
+            tracker=tracker,
+            progress=Progress(progress, title=f"{contestant.name}, seed {seed}"),
+        )
+    return fitted
+
+
+def result_of(name: str, fitted: Mapping[int, Fitted], arena: Arena, *, role: str = MODEL) -> dict[str, Any]:
+    """A contestant's row of `results`."""
+    one = next(iter(fitted.values()))
+    return {
+        "name": name,
+        "role": role,
+        "metrics": metric_intervals(arena.rows({seed: each.probabilities for seed, each in fitted.items()})),
+        "trained_parameters": one.trained_parameters,
+        "trained_share": one.trained_parameters / one.parameters,
+        "seconds": sum(each.seconds for each in fitted.values()) / len(fitted),
+    }
+
+
+def baselines(arena: Arena) -> tuple[list[dict[str, Any]], dict[str, list[ClassificationRows]]]:
+    """Bag-of-items logistic regression and the majority class on the same splits: result rows, test rows."""
+    histories, attribute = arena.prepared.sequences("histories"), arena.attribute
+    num_classes = len(attribute.classes)
+
+    def bag(places: NDArray[np.int64]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        rows = attribute.rows[places]
+        return histories.gather(rows, np.zeros_like(rows), histories.lengths[rows])
+
+    found: dict[str, dict[int, NDArray[np.float64]]] = {"bag_of_items": {}, "majority": {}}
+    seconds = dict.fromkeys(found, 0.0)
+    for seed, split in arena.splits.items():
+        labels = attribute.labels[split.train]
+        started = time.perf_counter()
+        model = BagOfItems(arena.prepared.vocabulary.num_items, seed=seed)
+        model.fit(bag(split.train), labels, num_classes=num_classes)
+        found["bag_of_items"][seed] = model.predict(bag(split.test))
+        seconds["bag_of_items"] += time.perf_counter() - started
+        started = time.perf_counter()
+        found["majority"][seed] = Majority.fit(labels, num_classes=num_classes).predict(len(split.test))
+        seconds["majority"] += time.perf_counter() - started
+    rows = {name: arena.rows(probabilities) for name, probabilities in found.items()}
+    results = [
+        {
+            "name": name,
+            "role": BASELINE,
+            "metrics": metric_intervals(each),
+            "seconds": seconds[name] / len(arena.splits),
+        }
+        for name, each in rows.items()
+    ]
+    return results, rows
+
+
+def errors_of(fitted: Mapping[int, Fitted], arena: Arena) -> dict[str, Any]:
+    """Confusion matrix (summed over seeds) and calibration of a contestant, and the label shares."""
+    labels = np.concatenate([arena.attribute.labels[arena.splits[seed].test] for seed in fitted])
+    classified = Classified(labels, np.concatenate([each.probabilities for each in fitted.values()]))
+    classes = list(arena.attribute.classes)
+    counts = np.bincount(arena.attribute.labels, minlength=len(classes))
+    return {
+        "confusion": {"labels": classes, "matrix": classified.confusion_matrix().tolist()},
+        "calibration": classified.reliability_curve(),
+        "histograms": {"labels": dict(zip(classes, counts.tolist(), strict=True))},
+    }
+
+
+def predictions(fitted: Mapping[int, Fitted], arena: Arena) -> pa.Table:
+    """Test predictions of every seed: user, seed, label, predicted, p_<class>….
+
+    >>> predictions(fitted, arena).column_names
+    ['user', 'seed', 'label', 'predicted', 'p_f', 'p_m']
+    """
+    classes = np.asarray(arena.attribute.classes)
+    tables = []
+    for seed, each in fitted.items():
+        test = arena.splits[seed].test
+        columns: dict[str, Any] = {
+            "user": arena.attribute.users[test],
+            "seed": np.full(len(test), seed, dtype=np.int64),
+            "label": classes[arena.attribute.labels[test]],
+            "predicted": classes[each.probabilities.argmax(axis=1)],
+        }
+        columns |= {f"p_{name}": each.probabilities[:, i] for i, name in enumerate(arena.attribute.classes)}
+        tables.append(pa.table({name: pa.array(list(values)) for name, values in columns.items()}))
+    return pa.concat_tables(tables)

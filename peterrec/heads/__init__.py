@@ -1,0 +1,1 @@
+"""Heads: user vector in, outputs of a task out."""

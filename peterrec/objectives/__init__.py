@@ -1,0 +1,1 @@
+"""Objectives: what an encoder learns from sequences alone."""

@@ -1,0 +1,1 @@
+"""Stages: one command each; `run(...)` takes plain arguments and returns what it also wrote."""

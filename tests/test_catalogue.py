@@ -1,0 +1,171 @@
+"""Recipes: those of the catalogues, and wrong ones."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from peterrec import catalogue
+from peterrec.catalogue import AdapterRecipe, TaskRecipe
+from peterrec.errors import SettingsError
+from peterrec.settings import dump, load_settings, settings_table, to_toml, validate
+from peterrec.training.settings import TrainingSettings
+
+READ = {"adapters": catalogue.adapter, "tasks": catalogue.task}
+RECIPES = [(kind, name) for kind in catalogue.KINDS for name in catalogue.names(kind)]
+
+
+def write(folder: Path, text: str, name: str = "mine.toml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("kind", catalogue.KINDS)
+def test_readme_lists_exactly_the_files(kind: str) -> None:
+    folder = catalogue.catalogue(kind)
+    linked = re.findall(r"^\| \[`(\w+)`\]\((\w+)\.toml\)", (folder / "README.md").read_text(), re.MULTILINE)
+    assert all(name == file for name, file in linked)
+    assert sorted(name for name, _ in linked) == sorted(file.stem for file in folder.glob("*.toml"))
+    assert {file.suffix for file in folder.iterdir()} == {".toml", ".md"}, "catalogues hold no code"
+
+
+@pytest.mark.parametrize(("kind", "name"), RECIPES)
+def test_every_recipe_is_valid_and_described(kind: str, name: str) -> None:
+    recipe = READ[kind](name)
+    assert recipe.name == name
+    description = catalogue.describe(kind, name).splitlines()
+    assert description[0].endswith(".")
+    assert description[1] == ""
+    assert len(description) > 2
+
+
+@pytest.mark.parametrize("kind", catalogue.KINDS)
+def test_readme_has_every_key_with_its_default(kind: str) -> None:
+    text = (catalogue.catalogue(kind) / "README.md").read_text()
+    model = {"adapters": AdapterRecipe, "tasks": TaskRecipe}[kind]
+    for setting in settings_table(model):
+        if setting.key not in ("name", "training"):
+            assert f"`{setting.key}`" in text, setting.key
+
+
+@pytest.mark.parametrize("name", catalogue.names("tasks"))
+def test_training_tables_are_training_settings(name: str) -> None:
+    recipe = catalogue.task(name)
+    settings = validate(TrainingSettings, recipe.training, origin=f"tasks/{name}.toml")
+    assert settings.epochs == recipe.training["epochs"]
+    catalogue.adapter(recipe.adapter)
+
+
+@pytest.mark.parametrize(("kind", "name"), RECIPES)
+def test_recipes_survive_a_run_folder(kind: str, name: str, tmp_path: Path) -> None:
+    recipe = READ[kind](name)
+    file = write(tmp_path, to_toml(dump(recipe)))
+    assert load_settings(type(recipe), file=file) == recipe
+
+
+def test_facts_of_the_adapters() -> None:
+    assert catalogue.adapter("none") == AdapterRecipe(name="none", tuner="none")
+    serial = catalogue.adapter("serial")
+    assert serial.patch is not None
+    assert serial.patch.placement == "serial_conv"
+    assert serial.patch.width(256) == 32
+    assert catalogue.adapter("full").tuner == "full"
+
+
+@pytest.mark.parametrize(
+    ("patch", "width"), [("bottleneck = 5", 5), ("reduction = 4", 16), ("", 8), ("reduction = 64", 1)]
+)
+def test_patch_width(tmp_path: Path, patch: str, width: int) -> None:
+    recipe = catalogue.adapter(write(tmp_path, f'tuner = "patch"\n[patch]\n{patch}\n'))
+    assert recipe.patch is not None
+    assert recipe.patch.width(64) == width
+
+
+def test_patch_wider_than_the_encoder(tmp_path: Path) -> None:
+    recipe = catalogue.adapter(write(tmp_path, 'tuner = "patch"\n[patch]\nreduction = 65\n'))
+    assert recipe.patch is not None
+    with pytest.raises(SettingsError, match=r"patch\.reduction = 65: leaves no channel of the encoder's 64"):
+        recipe.patch.width(64)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('tuner = "pach"', "tuner = \"pach\": unknown tuner. Did you mean 'patch'"),
+        ('tuner = "patch"', "a [patch] table belongs to"),
+        ('tuner = "none"\n[patch]\n', "a [patch] table belongs to"),
+        ('tuner = "patch"\n[patch]\nbottleneck = 4\nreduction = 8', "patch: give either bottleneck"),
+        ('tuner = "patch"\n[patch]\nbottelneck = 4', "unknown setting 'patch.bottelneck'"),
+        ('tuner = "patch"\n[patch]\nbottelneck = 4', "Did you mean 'patch.bottleneck'"),
+        ('tuner = "patch"\n[patch]\nplacement = "beside"', "patch.placement = \"beside\": expected 'serial"),
+        ('tuner = "patch"\n[patch]\nblocks = "top"', "patch.blocks = \"top\": expected 'all' or int >= 1"),
+        ('tuner = "patch"\n[patch]\ndropout = 1.0', "patch.dropout = 1.0: expected float >= 0 and < 1"),
+        ('tuner = "full"', "set train_tcl = true"),
+        ('tuner = "none"\nlearning_rate = 0', "learning_rate = 0: expected float > 0 or none"),
+        ('name = "x"\ntuner = "none"', "a recipe is called as its file is"),
+        ("tuner = ", "not valid TOML"),
+        ("", "tuner: missing (text)"),
+    ],
+)  # fmt: skip
+def test_wrong_adapters(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(SettingsError) as caught:
+        catalogue.adapter(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value), "the file is named"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "column: missing (text"),
+        ('column = "a"\nkind = "ranking"', "kind = \"ranking\": expected 'classification'"),
+        ('column = "a"\nmetrics = ["roc_auc"]', "metric = 'accuracy' is not one of metrics: roc_auc"),
+        ('column = "a"\nmetrics = ["acuracy"]', 'metrics[0] = "acuracy": expected list of'),
+        ('column = "a"\nmetrics = []', "metrics = []: expected list of"),
+        ('column = "a"\nclasses = ["x", "x"]', "classes names one value twice: x, x"),
+        ('column = "a"\nclasses = ["x"]', "classes = "),
+        ('column = "a"\nseeds = [1, -1]', "seeds[1] = -1: expected list of int >= 0"),
+        ('column = "a"\n[split]\nfractions = [0.7, 0.1, 0.1]', "expected three shares above 0 that sum to 1"),
+        ('column = "a"\n[split]\nfractions = [0.7, 0.3]', "split.fractions"),
+        ('column = "a"\n[head]\nhiden = [3]', "Did you mean 'head.hidden'"),
+        ('column = "a"\nmax_length = 0', "max_length = 0: expected int >= 1"),
+    ],
+)
+def test_wrong_tasks(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(SettingsError) as caught:
+        catalogue.task(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_classes_are_text(tmp_path: Path) -> None:
+    assert catalogue.task(write(tmp_path, 'column = "age"\nclasses = [1, 18, "25"]')).classes == (
+        "1",
+        "18",
+        "25",
+    )
+
+
+def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert catalogue.task("gender").column == "gender", "the catalogue is found from any folder"
+    assert catalogue.adapter(write(tmp_path, 'tuner = "none"', "own.toml").name).name == "own"
+    for wrong in ("../adapters/serial", "Serial", ""):
+        with pytest.raises(SettingsError, match=r"unknown adapter .* Known: full, none, serial"):
+            catalogue.find("adapters", wrong)
+    with pytest.raises(SettingsError, match=r"absent\.toml: there is no such task file"):
+        catalogue.find("tasks", "absent.toml")
+    with pytest.raises(SettingsError, match="unknown catalogue 'task'"):
+        catalogue.names("task")
+
+
+def test_a_wheel_has_its_recipes_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site-packages" / "peterrec"
+    (package / "recipes" / "tasks").mkdir(parents=True)
+    write(package / "recipes" / "tasks", 'column = "x"', "city.toml")
+    monkeypatch.setattr(catalogue, "__file__", str(package / "catalogue.py"))
+    assert catalogue.names("tasks") == ["city"]
+    assert catalogue.task("city").column == "x"
