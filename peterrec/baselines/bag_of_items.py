@@ -28,6 +28,7 @@ class BagOfItems:
         self.weights: TfIdf = TfIdf(num_items, weighting=weighting)
         self.model: Logistic = Logistic(C=C, seed=seed)
         self._prior: Majority | None = None
+        self._learned = False
 
     def fit(self, histories: Histories, labels: ArrayLike, *, num_classes: int) -> Self:
         """Fit to N histories (flat rows, lengths) and their labels (N,) in 0…C-1."""
@@ -36,7 +37,8 @@ class BagOfItems:
         self._prior = Majority.fit(labels, num_classes=num_classes)
         features = self.weights.fit(histories).transform(histories)
         known = np.flatnonzero(np.diff(features.indptr))  # empty rows would teach the intercepts alone
-        if len(known):
+        self._learned = bool(len(known))
+        if self._learned:
             self.model.fit(features[known], labels[known], num_classes=num_classes)
         return self
 
@@ -46,6 +48,6 @@ class BagOfItems:
         features = self.weights.transform(histories)
         probabilities = self._prior.predict(len(histories[1]))
         known = np.flatnonzero(np.diff(features.indptr))
-        if len(known):
+        if self._learned and len(known):
             probabilities[known] = self.model.predict(features[known])
         return probabilities

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 GRID = tuple(10 ** (power / 2) for power in range(-3, 6))  # 0.03, 0.1, …, 316
 FEW_ROWS = 2000  # below this 5 folds, so that training folds are nearly whole; above, 3 folds say the same
 SEARCH_ROWS = 20_000  # more rows would not move C by a step of the grid
-TOLERANCE = 3e-3  # the largest gradient that is left, as a share of the largest without any weights
+TOLERANCE = 1e-3  # the largest gradient that is left, as a share of the largest without any weights
 
 
 class Logistic:

@@ -1,6 +1,6 @@
 """Logistic regression on latent semantic factors of the unlabelled log (Deerwester et al., 1990)."""
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,9 +9,7 @@ from peterrec.baselines.item_matrix import Histories
 from peterrec.baselines.logistic import Logistic
 from peterrec.baselines.majority import Majority
 from peterrec.baselines.tfidf import TfIdf
-
-if TYPE_CHECKING:
-    from sklearn.decomposition import TruncatedSVD
+from peterrec.data.vocabulary import FIRST_ITEM
 
 
 class LatentSemantic:
@@ -29,19 +27,21 @@ class LatentSemantic:
         self.factors: int = factors
         self.seed: int = seed
         self.model: Logistic = Logistic(C=C, seed=seed)
-        self._svd: TruncatedSVD | None = None
+        self._axes: NDArray[np.float64] | None = None
         self._prior: Majority | None = None
+        self._learned = False
 
     def pretrain(self, histories: Histories) -> Self:
         """Find the factors of N unlabelled histories (flat rows, lengths); fewer than asked if N or the items
         are.
         """
-        from sklearn.decomposition import TruncatedSVD
+        from sklearn.utils.extmath import randomized_svd
 
         features = self.weights.fit(histories).transform(histories)
         rank = min(len(np.unique(features.indices)), int((np.diff(features.indptr) > 0).sum()))
-        count = max(1, min(self.factors, rank))
-        self._svd = TruncatedSVD(count, random_state=self.seed).fit(features) if rank else None
+        self._axes = np.empty((0, FIRST_ITEM + self.weights.num_items))
+        if rank:
+            _, _, self._axes = randomized_svd(features, min(self.factors, rank), random_state=self.seed)
         return self
 
     def fit(self, histories: Histories, labels: ArrayLike, *, num_classes: int) -> Self:
@@ -50,7 +50,8 @@ class LatentSemantic:
         assert len(labels) == len(histories[1])
         self._prior = Majority.fit(labels, num_classes=num_classes)
         factors, known = self._factors(histories)
-        if len(known):
+        self._learned = bool(len(known))
+        if self._learned:
             self.model.fit(factors, labels[known], num_classes=num_classes)
         return self
 
@@ -59,14 +60,13 @@ class LatentSemantic:
         assert self._prior is not None, "fit first"
         probabilities = self._prior.predict(len(histories[1]))
         factors, known = self._factors(histories)
-        if len(known):
+        if self._learned and len(known):
             probabilities[known] = self.model.predict(factors)
         return probabilities
 
     def _factors(self, histories: Histories) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """(n, factors) of the n users who have items, and which of the N users they are."""
+        assert self._axes is not None, "pretrain first"
         features = self.weights.transform(histories)
-        known = np.flatnonzero(np.diff(features.indptr)) if self._svd else np.empty(0, dtype=np.int64)
-        if self._svd is None or not len(known):
-            return np.empty((0, self.factors)), known
-        return self._svd.transform(features[known]), known
+        known = np.flatnonzero(np.diff(features.indptr)) if len(self._axes) else np.empty(0, dtype=np.int64)
+        return features[known] @ self._axes.T, known

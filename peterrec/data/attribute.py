@@ -57,8 +57,8 @@ def read_attribute(prepared: PreparedLog, *, column: str, classes: Sequence[str]
         raise DataError(
             f"{prepared.folder}: column {column!r} holds {values.type}; classes are text or integers."
         )
-    text = pc.utf8_trim_whitespace(pc.cast(values, pa.string()))
-    filled = pc.fill_null(pc.not_equal(text, ""), False)
+    text = pc.call_function("utf8_trim_whitespace", [pc.cast(values, pa.string())])
+    filled = pc.fill_null(pc.call_function("not_equal", [text, pa.scalar("")]), False)
     labelled = pa.table({"user": table["user"], "label": text}).filter(filled)
     found = sorted(set(labelled["label"].to_pylist()), key=_by_value)
     if classes is not None:
@@ -73,17 +73,16 @@ def read_attribute(prepared: PreparedLog, *, column: str, classes: Sequence[str]
         only = f"only the class {found[0]!r}" if found else "no label at all"
         raise DataError(f"{prepared.folder}: column {column!r} holds {only}; a classifier needs two classes.")
     position = prepared.sequences("histories").users.array
-    place = pc.index_in(labelled["user"], value_set=position.combine_chunks())
-    labels = pc.index_in(labelled["label"], value_set=pa.array(names))
-    rows = place.to_numpy(zero_copy_only=False).astype(np.int64)
-    order = np.argsort(rows, kind="stable")
+    place = _place_in(labelled["user"], position.combine_chunks())
+    labels = _place_in(labelled["label"], pa.array(names))
+    order = np.argsort(place, kind="stable")
     return Attribute(
         column=column,
         classes=names,
         users=np.asarray(labelled["user"].to_pylist(), dtype=np.str_)[order],
-        rows=rows[order],
-        labels=labels.to_numpy(zero_copy_only=False).astype(np.int64)[order],
-        unlabelled=len(position) - len(rows),
+        rows=place[order],
+        labels=labels[order],
+        unlabelled=len(position) - len(place),
     )
 
 
@@ -131,6 +130,12 @@ def split_users(
             f"column {attribute.column!r}: all training users are of one class; label more users."
         )
     return split
+
+
+def _place_in(values: pa.ChunkedArray, known: pa.Array) -> Ints:
+    """Where each value stands in `known`, all of them being there."""
+    found = pc.call_function("index_in", [values], pc.SetLookupOptions(value_set=known))
+    return found.to_numpy().astype(np.int64)
 
 
 def _by_value(label: str) -> tuple[int, float, str]:

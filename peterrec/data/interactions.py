@@ -1,4 +1,4 @@
-"""Interaction logs: every fault is found and named before anything is computed; what is sound becomes events."""
+"""Interaction logs: every fault is found and named before anything is computed; the sound rows are events."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -40,12 +40,12 @@ DROP_HINT = "Mend these rows, or leave them out with --bad-rows drop."
 
 @dataclass(frozen=True)
 class InteractionLog:
-    """A log that was read, as the view `events(user VARCHAR, item VARCHAR, time BIGINT, position BIGINT)` of `con`.
+    """A log that was read: `con` holds `events(user VARCHAR, item VARCHAR, time BIGINT, position BIGINT)`.
 
     Bad rows are left out. `time` is in microseconds since 1970 (UTC), or the plain number if `time_unit` is
-    "order", or null without a time column; `position` numbers the rows over all files, with gaps where rows were
-    left out, and breaks ties. `id_types` (of "user" and "item") says what the ids were before they became
-    text. The database is temporary: further tables may be made in `con` and vanish with it.
+    "order", or null without a time column; `position` numbers the rows over all files from 0, with gaps where
+    rows were left out, and breaks ties. `id_types` (of "user" and "item") says what the ids were before they
+    became text. The database is temporary: further tables may be made in `con` and vanish with it.
     """
 
     con: "DuckDBPyConnection"
@@ -89,7 +89,7 @@ def inspect_log(
     threads: int | None = None,
     temp_directory: Path | None = None,
 ) -> Iterator[InteractionLog]:
-    """Like `open_log`, but whatever is wrong stands in the report alone; `events` holds what could be read."""
+    """Like `open_log`, but faults stand in the report alone; `events`, if any, holds what could be read."""
     with temporary_database(memory_limit, threads, temp_directory) as con:
         yield _read(con, paths, columns, thorough=True)
 
@@ -180,7 +180,7 @@ def _note_differences(parts: list[Part], findings: Findings) -> None:
     for part in parts[1:]:
         for column, kind in part.kinds.items():
             if kind != first.kinds[column]:
-                fix = f"ids are {kind}, but {first.kinds[column]} in {first.name}; as text, 7 and '7' are the same"
+                fix = f"ids are {kind}, but {first.kinds[column]} in {first.name}; as text 7 equals '7'"
                 findings.add("types_differ", "note", fix, column=column, offenders=[Offender(part.name)])
         if set(part.names) != set(first.names):
             fix = f"other columns than in {first.name}; only those that were named are read"

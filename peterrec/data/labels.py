@@ -28,9 +28,11 @@ def read_labels(
 ) -> tuple[pa.Table, CheckReport]:
     """The users table of a file (any format that a log may have) or of Arrow, and what is wrong with it.
 
-    The table has the ids as text in the column `user` and all other columns as they are; in delimited text, columns
-    of plain numbers become numbers and empty fields nulls. Rows without a user, and all but the first of a user's
-    rows, are bad rows and left out. `known_users` are those of the log. Raises ResourceError if memory gives out.
+    The table has the ids as text in the column `user` and all other columns as they are; in delimited text,
+    columns of plain numbers become numbers and empty fields nulls. Rows without a user, and all but the first
+    of a user's rows, are bad rows and left out. `known_users` are those of the log.
+
+    Raises ResourceError if memory or disk gives out.
     """
     import duckdb
 
@@ -144,7 +146,7 @@ class _Users:
         self.con.execute(f"CREATE OR REPLACE TABLE labels AS SELECT {select} FROM labels ORDER BY rowid")
 
     def check(self, known: pa.Array | pa.ChunkedArray | None) -> int:
-        """Reports what is wrong and keeps the sound rows in `sound_labels`; returns the number of the others."""
+        """Reports what is wrong and keeps the sound rows in `sound_labels`; returns how many are not."""
         blank = f"(user IS NULL OR regexp_full_match(user, {BLANK}))"
         self._report("not_json", "flaw", "NULL", "not one JSON object; mend or remove the line", column=None)
         empty = "the user is missing; fill it (as text or a whole number) or remove the row"
@@ -168,7 +170,7 @@ class _Users:
     def table(self) -> pa.Table:
         """The sound rows."""
         columns = [f"c{number} AS {identifier(name)}" for number, name in enumerate(self.names)]
-        return self.con.execute(f"SELECT {', '.join(['user', *columns])} FROM sound_labels").to_arrow_table()
+        return self.con.sql(f"SELECT {', '.join(['user', *columns])} FROM sound_labels").to_arrow_table()
 
     def _report(self, rule: str, broken: str, value: str, fix: str, *, column: str | None) -> None:
         count = self._all(f"SELECT count(*) FROM labels WHERE {broken}")[0][0]
@@ -229,8 +231,8 @@ class _Users:
             "a trailing '.0'": "regexp_replace({}, '\\.0$', '')",
         }
         for slip, form in slips.items():
-            query = f"SELECT 1 FROM sound_labels AS s JOIN known ON {form.format('s.user')} = {form.format('known.user')} LIMIT 1"
-            if self._all(query):
+            equal = f"{form.format('s.user')} = {form.format('known.user')}"
+            if self._all(f"SELECT 1 FROM sound_labels AS s JOIN known ON {equal} LIMIT 1"):
                 return f"; they differ in {slip}"
         return ""
 

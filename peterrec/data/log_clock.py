@@ -1,4 +1,4 @@
-"""What the times of a log are: timestamps, or whole numbers of a unit told by their size; and which are out of range."""
+"""What the times of a log are: timestamps, or whole numbers of a unit that their size tells."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,7 +64,7 @@ def find_clock(con: "DuckDBPyConnection", columns: LogColumns) -> Clock:
 
 
 def time_rules(columns: LogColumns, clock: Clock) -> list[TimeRule]:
-    """What no row's time may be: missing, of another unit or kind than most, or beyond the years 1973 to 2099."""
+    """What no row's time may be: missing, of another unit or kind than most, or outside 1973 to 2099."""
     missing = "ticks IS NULL AND micros IS NULL AND flaw_rule IS DISTINCT FROM 'not_json'"
     missing += f" AND flaw_column IS DISTINCT FROM {text(columns.time)}"
     rules = [TimeRule("empty_time", missing, "NULL", "the time is missing; fill it or remove the row")]

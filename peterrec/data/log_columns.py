@@ -18,8 +18,8 @@ TimeKind = Literal["text", "integer", "float", "timestamp"]
 class LogColumns:
     """The names of the columns; without `time` the order of the rows in the files is the order of the events.
 
-    `time_unit` says what whole numbers in the time column mean: `auto` tells seconds to nanoseconds since 1970 by
-    their size, and takes small numbers for a mere order.
+    `time_unit` says what whole numbers in the time column mean: `auto` tells seconds to nanoseconds since
+    1970 by their size, and takes small numbers for a mere order.
     """
 
     user: str = "user"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from peterrec.data.log_sql import RAW
 from peterrec.data.log_columns import IdKind
+from peterrec.data.log_sql import RAW
 from peterrec.data.problems import Findings, Offender
 from peterrec.data.text_part import TextPart
 from peterrec.errors import ResourceError

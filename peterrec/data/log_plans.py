@@ -1,4 +1,4 @@
-"""How each file of a log is to be read: its columns found, its types and its structure judged, before any row is."""
+"""How each file of a log is to be read: its columns and types found and judged before its rows are."""
 
 import json
 import os

@@ -41,7 +41,7 @@ def apply_rules(
     places: Places,
     findings: Findings,
 ) -> int:
-    """Reports each broken rule with its first offenders and fills `bad_events`; returns the number of bad rows.
+    """Reports each broken rule with its first offenders, fills `bad_events`, returns the number of bad rows.
 
     `numbers` are the id columns that hold integers or UUIDs, which can be missing and nothing else.
     """
@@ -91,7 +91,7 @@ def note_duplicates(
 
 
 def _suspected(con: "DuckDBPyConnection", columns: LogColumns, numbers: Collection[str]) -> list[_Rule]:
-    """The rules that any row can break at all, found by one cheap pass; the full rules then take a second one."""
+    """The rules that any row can break at all, told by one cheap pass; the full rules take a second one."""
     ids = {'"user"': columns.user, '"item"': columns.item}
     suspicious = []
     for name, column in ids.items():

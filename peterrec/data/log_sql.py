@@ -1,7 +1,8 @@
-"""The SQL that turns columns of every kind into ids as text and times as whole numbers, with what it could not turn.
+"""The SQL that turns columns of every kind into ids as text and times as whole numbers.
 
-Each `SELECT` here yields the columns of `raw_events`: user, item (text or null), ticks (a whole number of a unit yet
-unknown), micros (microseconds since 1970, UTC), and flaw_rule, flaw_column, flaw_value of a value of the wrong kind.
+Each `SELECT` here yields the columns of `raw_events`: user, item (text or null), ticks (a whole number of a
+unit yet unknown), micros (microseconds since 1970, UTC), and flaw_rule, flaw_column, flaw_value of a value
+that is neither.
 """
 
 from peterrec.data.log_columns import LogColumns, TimeKind
@@ -12,6 +13,8 @@ CREATE_RAW = f"""CREATE TABLE {RAW} (user VARCHAR, item VARCHAR, ticks BIGINT, m
 BLANK = r"'[\s\p{Z}]*'"
 # A number of seconds since 1970 lies between March 1973 and the year 2100; the same in ms, µs and ns.
 FIRST_SECOND, LAST_SECOND = 100_000_000, 4_102_444_800
+_WHOLE = "'[+-]?[0-9]+'"
+_DECIMAL = r"'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE]\+?[0-9]+)?'"
 _JSON_TEXT = "('VARCHAR', 'UBIGINT', 'BIGINT', 'UHUGEINT', 'HUGEINT')"
 
 
@@ -33,8 +36,9 @@ def json_path(key: str) -> str:
 def typed(relation: str, columns: LogColumns, *, time: TimeKind | None) -> str:
     """Of Parquet, Arrow and tables: columns whose types were found to be ids and times."""
     when = "NULL::VARCHAR" if columns.time is None else identifier(columns.time)
-    inner = f"""SELECT CAST({identifier(columns.user)} AS VARCHAR) AS u, CAST({identifier(columns.item)} AS VARCHAR) AS i,
-        {when} AS t, NULL::VARCHAR AS rule, NULL::VARCHAR AS col, NULL::VARCHAR AS val FROM {relation}"""
+    user, item = identifier(columns.user), identifier(columns.item)
+    inner = f"""SELECT CAST({user} AS VARCHAR) AS u, CAST({item} AS VARCHAR) AS i, {when} AS t,
+        NULL::VARCHAR AS rule, NULL::VARCHAR AS col, NULL::VARCHAR AS val FROM {relation}"""
     return _timed(inner, columns, time=time)
 
 
@@ -44,7 +48,8 @@ def delimited(relation: str, columns: LogColumns, *, names: dict[str, str]) -> s
     when = "NULL::VARCHAR" if columns.time is None else names[columns.time]
     inner = f"""SELECT {user} AS u, {item} AS i, {when} AS t,
         CASE WHEN {_broken(user)} OR {_broken(item)} THEN 'line_break' END AS rule,
-        CASE WHEN {_broken(user)} THEN {text(columns.user)} WHEN {_broken(item)} THEN {text(columns.item)} END AS col,
+        CASE WHEN {_broken(user)} THEN {text(columns.user)}
+             WHEN {_broken(item)} THEN {text(columns.item)} END AS col,
         CASE WHEN {_broken(user)} THEN {user} WHEN {_broken(item)} THEN {item} END AS val FROM {relation}"""
     return _timed(inner, columns, time=None if columns.time is None else "text")
 
@@ -76,8 +81,8 @@ def json_lines(relation: str, columns: LogColumns) -> str:
         return f"CASE WHEN NOT good THEN {none} {whens} END"
 
     when = "NULL::VARCHAR" if columns.time is None else right(3, number=True)
-    inner = f"""SELECT {right(1)} AS u, {right(2)} AS i, {when} AS t, {case(0)} AS rule, {case(1)} AS col, {case(3)} AS val
-        FROM ({values})"""
+    inner = f"""SELECT {right(1)} AS u, {right(2)} AS i, {when} AS t,
+        {case(0)} AS rule, {case(1)} AS col, {case(3)} AS val FROM ({values})"""
     return _timed(inner, columns, time=None if columns.time is None else "text")
 
 
@@ -101,22 +106,27 @@ def _timed(inner: str, columns: LogColumns, *, time: TimeKind | None) -> str:
     elif time == "integer":
         numbers = "TRY_CAST(t AS BIGINT) AS ticks, NULL::BIGINT AS micros"
     elif time == "float":  # seconds may have a fraction; other floats must be whole
-        numbers = f"""CASE WHEN t NOT {near} AND t = trunc(t) AND abs(t) < 9007199254740992 THEN TRY_CAST(t AS BIGINT)
-            END AS ticks, CASE WHEN t {near} THEN CAST(round(t * 1000000) AS BIGINT) END AS micros"""
+        numbers = f"""CASE WHEN t NOT {near} AND t = trunc(t) AND abs(t) < 9007199254740992
+                THEN TRY_CAST(t AS BIGINT) END AS ticks,
+            CASE WHEN t {near} THEN CAST(round(t * 1000000) AS BIGINT) END AS micros"""
     else:
         # A plain whole number is what nearly all logs hold, so it is told without a pattern; the cast alone
         # would also take 12.5, 0x10 and 1_000.
-        inner = f"""SELECT *, CASE WHEN CAST(n AS VARCHAR) = t OR regexp_full_match(t, '[+-]?[0-9]+') THEN n END AS ticks0
-            FROM (SELECT *, TRY_CAST(t AS BIGINT) AS n FROM
-                (SELECT u, i, nullif(regexp_replace(t, '^\\s+|\\s+$', '', 'g'), '') AS t, rule, col, val FROM ({inner})))"""
-        inner = f"""SELECT *, CASE WHEN ticks0 IS NULL AND regexp_full_match(t, '[+-]?([0-9]+\\.?[0-9]*|\\.[0-9]+)([eE]\\+?[0-9]+)?')
+        bare = "nullif(regexp_replace(t, '^\\s+|\\s+$', '', 'g'), '')"
+        inner = f"SELECT u, i, {bare} AS t, rule, col, val FROM ({inner})"
+        whole = f"CAST(n AS VARCHAR) = t OR regexp_full_match(t, {_WHOLE})"
+        inner = f"""SELECT *, CASE WHEN {whole} THEN n END AS w FROM
+            (SELECT *, TRY_CAST(t AS BIGINT) AS n FROM ({inner}))"""
+        inner = f"""SELECT *, CASE WHEN w IS NULL AND regexp_full_match(t, {_DECIMAL})
             THEN TRY_CAST(t AS DECIMAL(38, 6)) END AS d FROM ({inner})"""
-        numbers = f"""coalesce(ticks0, CASE WHEN d NOT {near} AND d = trunc(d) THEN TRY_CAST(d AS BIGINT) END) AS ticks,
-            CASE WHEN ticks0 IS NOT NULL OR t IS NULL THEN NULL
+        numbers = f"""CASE WHEN w IS NOT NULL THEN w
+                WHEN d NOT {near} AND d = trunc(d) THEN TRY_CAST(d AS BIGINT) END AS ticks,
+            CASE WHEN w IS NOT NULL OR t IS NULL THEN NULL
                  WHEN d {near} THEN CAST(d * 1000000 AS BIGINT)
                  WHEN d IS NULL THEN TRY(epoch_us(TRY_CAST(t AS TIMESTAMPTZ))) END AS micros"""
     column = text(columns.time)
     unread = "rule IS NULL AND t IS NOT NULL AND ticks IS NULL AND micros IS NULL"
     return f"""SELECT u, i, ticks, micros, CASE WHEN {unread} THEN 'time_value' ELSE rule END,
-        CASE WHEN {unread} THEN {column} ELSE col END, CASE WHEN {unread} THEN left(CAST(t AS VARCHAR), 100) ELSE val END
-        FROM (SELECT u, i, t, rule, col, val, {numbers} FROM ({inner}))"""
+        CASE WHEN {unread} THEN {column} ELSE col END,
+        CASE WHEN {unread} THEN left(CAST(t AS VARCHAR), 100) ELSE val END FROM
+        (SELECT u, i, t, rule, col, val, {numbers} FROM ({inner}))"""

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "validation", "test", "histories")
 
-# Events a record batch (64 MiB of item rows): few batches a file, some 400 MiB of working memory at any size.
-BATCH_EVENTS = 1 << 24
+# Events a record batch (16 MiB of item rows): some 150 MiB of working memory at any size of log, and batches that
+# are large for readers of Arrow; `Sequences` does not mind their number.
+BATCH_EVENTS = 1 << 22
 
 _Flags = npt.NDArray[np.bool_]
 _Numbers = npt.NDArray[np.int64]

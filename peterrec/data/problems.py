@@ -1,4 +1,4 @@
-"""What is wrong with a log or table: each problem with its place and what to do, and the report of a check."""
+"""What is wrong with a log or table: each problem, its place and what to do; and the report of a check."""
 
 import dataclasses
 import json

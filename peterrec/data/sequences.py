@@ -162,7 +162,7 @@ class _MappedFile:
 class SequenceWriter:
     """Writes one part as a `datasets` folder (Arrow stream, state.json, dataset_info.json), batch by batch.
 
-    Each `write` makes one record batch: the larger, the better for readers.
+    Each `write` makes one record batch.
     """
 
     def __init__(self, folder: Path, *, targets: bool = False) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import duckdb
 
 _BUCKETS = 1 << 16
+_LARGEST_INT64 = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,8 @@ def _time_at(con: "duckdb.DuckDBPyConnection", fraction: float) -> int:
     index = int(events * _exact(fraction))
     while low < high:
         width = (high - low) // _BUCKETS + 1
-        counts = con.execute(f"""SELECT ((time::HUGEINT - ({low})) // {width})::BIGINT AS bucket, count(*)
+        since = f"time{'::HUGEINT' if high - low > _LARGEST_INT64 else ''} - ({low})"
+        counts = con.execute(f"""SELECT (({since}) // {width})::BIGINT AS bucket, count(*)
             FROM log WHERE time BETWEEN {low} AND {high} GROUP BY bucket ORDER BY bucket""").fetchall()
         for bucket, count in counts:
             if index < count:

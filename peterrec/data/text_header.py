@@ -18,8 +18,8 @@ _NUMBER_OR_DATE = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?|\d{4}-\d{2}-\d{2}
 class Header:
     """The columns of a delimited file: `lines` it spans, `separator`, and what else must be said about it.
 
-    `guessed` says that the separator is not the one that the file's name promises. `looks_like` is the separator
-    that the file seems to have, where the columns were not found with any.
+    `guessed` says that the separator is not the one that the file's name promises. `looks_like` is the
+    separator that the file seems to have, where the columns were not found with any.
     """
 
     names: tuple[str, ...]
@@ -42,8 +42,8 @@ class Header:
 def read_header(file: LogFile, wanted: Sequence[str]) -> Header:
     """The header of a delimited UTF-8 file, read with the separator that yields the `wanted` columns.
 
-    A separator other than the named one is taken only if it yields every wanted column and as many fields in each
-    of the first fifty lines.
+    A separator other than the named one is taken only if it yields every wanted column and as many fields in
+    each of the first fifty lines.
     """
     with file.open() as stream:
         raw = stream.read(_HEAD)

@@ -27,7 +27,7 @@ def lines_at(file: LogFile, offsets: Sequence[int]) -> list[int]:
 def rows_at(
     file: LogFile, rows: Collection[int], *, separator: str | None, header: bool, rejected: Collection[int]
 ) -> dict[int, int]:
-    """The 1-based lines on which the 0-based data `rows` begin; records on the `rejected` lines are no rows."""
+    """The 1-based lines on which the 0-based `rows` begin; records on the `rejected` lines are no rows."""
     found: dict[int, int] = {}
     row = -header
     for line in _records(file, separator):

@@ -39,12 +39,13 @@ _REJECTS = {
 # csv_line can hold everything behind an open quote; only its beginning is taken out of the engine.
 _FIRST_REJECTS = f"""SELECT error_type, line, line_byte_position, left(csv_line, 100),
     count(*) OVER (PARTITION BY error_type) AS total FROM
-    (SELECT * FROM reject_errors QUALIFY row_number() OVER (PARTITION BY line_byte_position ORDER BY column_idx) = 1)
+    (SELECT * FROM reject_errors
+     QUALIFY row_number() OVER (PARTITION BY line_byte_position ORDER BY column_idx) = 1)
     QUALIFY row_number() OVER (PARTITION BY error_type ORDER BY line_byte_position) <= {SHOWN_OFFENDERS}
     ORDER BY line_byte_position"""
 _SWALLOWED = r"""SELECT coalesce(sum(length(body) - length(replace(body, chr(10), ''))), 0)::BIGINT FROM
-    (SELECT DISTINCT line_byte_position, regexp_replace(csv_line, '^\s+|\s+$', '', 'g') AS body FROM reject_errors
-     WHERE contains(csv_line, chr(10)))"""
+    (SELECT DISTINCT line_byte_position, regexp_replace(csv_line, '^\s+|\s+$', '', 'g') AS body
+     FROM reject_errors WHERE contains(csv_line, chr(10)))"""
 
 
 @dataclass
@@ -71,19 +72,19 @@ class TextPart:
         quote = "'\"'" if self.separator else "''"
         skip = 1 + self.facts.leading_blank if self.header_lines else 0
         errors = "store_rejects = TRUE, rejects_limit = 0" if rejects else "ignore_errors = TRUE"
-        return f"""read_csv([{text(self.file.pattern)}], columns = {{{columns}}}, delim = {text(self.separator or chr(1))},
-            quote = {quote}, escape = {quote}, header = FALSE, skip = {skip}, nullstr = {text(_NEVER)},
-            auto_detect = FALSE, strict_mode = TRUE, hive_partitioning = FALSE,
-            compression = {"'gzip'" if self.file.gzipped else "'none'"}, {errors})"""
+        return f"""read_csv([{text(self.file.pattern)}], columns = {{{columns}}}, {errors},
+            delim = {text(self.separator or chr(1))}, quote = {quote}, escape = {quote},
+            nullstr = {text(_NEVER)}, header = FALSE, skip = {skip}, auto_detect = FALSE, strict_mode = TRUE, hive_partitioning = FALSE,
+            compression = {"'gzip'" if self.file.gzipped else "'none'"})"""
 
     def account(self, con: "DuckDBPyConnection", *, accepted: int, findings: Findings) -> int:
         """Reports rejected lines and lines that vanished; returns the number of rejected rows.
 
         The engine can lose thousands of lines behind one open quote, so every line must be accounted for.
         """
-        places = con.execute(
-            "SELECT line_byte_position AS byte, min(line) AS line FROM reject_errors GROUP BY byte ORDER BY byte"
-        ).fetchnumpy()
+        byte_and_line = "line_byte_position AS byte, min(line) AS line"
+        query = f"SELECT {byte_and_line} FROM reject_errors GROUP BY ALL ORDER BY byte"
+        places = con.execute(query).fetchnumpy()
         self.reject_lines = np.asarray(places["line"], dtype=np.int64)
         first = con.execute(_FIRST_REJECTS).fetchall()
         swallowed = _one(con, _SWALLOWED)

@@ -98,9 +98,8 @@ def _ranker_of(baseline: Any, test: Sequences, num_items: int) -> Ranker:
     def rank(remove: bool) -> Ranks:
         def score(users: slice) -> torch.Tensor:
             rows = np.arange(users.start, users.stop)
-            return torch.from_numpy(
-                baseline.scores(test.gather(rows, np.zeros_like(rows), test.lengths[rows]))
-            )
+            found = baseline.scores(test.gather(rows, np.zeros_like(rows), test.lengths[rows]))
+            return torch.from_numpy(np.array(found))  # popularity hands out a read-only view
 
         return rank_scores(
             score, targets, num_rows=FIRST_ITEM + num_items, histories=_whole(test) if remove else None

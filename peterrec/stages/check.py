@@ -19,7 +19,7 @@ def run(
     threads: int | None = None,
     temp_directory: Path | None = None,
 ) -> CheckReport:
-    """Reads all of a log, and of a users table if there is one, and reports every problem of both; writes nothing.
+    """Reads all of a log, and of a users table if there is one; reports every problem and writes nothing.
 
     `report.ok` says whether all rows can be used; `report.to_json()` and `report.render()` show it. Raises
     ResourceError if memory or disk gives out.

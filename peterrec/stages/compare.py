@@ -95,7 +95,7 @@ def run(
             project="peterrec",
             name=f"compare {plan.task.name}",
             config=resolved,
-            folder=folder.working_folder("tracking") if wandb != "off" else None,
+            folder=folder.working_folder("wandb").parent if wandb != "off" else None,
         )
         try:
             fitted: dict[str, dict[int, Fitted]] = {}

@@ -50,8 +50,9 @@ def run(
     ) as found:
         where = choose_device(device)
         sequences = found.sequences
+        model.to(where)  # type: ignore[arg-type]  # transformers' signature hides torch's
         vectors = user_vectors(
-            model.to(where),
+            model,
             sequences,
             max_length=length,
             readout=readout or model.config.readout,

@@ -82,7 +82,9 @@ def _task(model: Path, prepared: PreparedLog, *, encoder: Path | None, device: A
     _same_vocabulary(model, loaded.vocabulary, prepared)
     attribute = read_attribute(prepared, column=facts.task.column, classes=facts.classes)
     parts = pq.read_table(model / "split.parquet")
-    learned = parts.filter(pc.is_in(parts["part"], value_set=pa.array(["train", "validation"])))["user"]
+    learned = parts.filter(pc.call_function(
+            "is_in", [parts["part"]], pc.SetLookupOptions(value_set=pa.array(["train", "validation"]))
+        ))["user"]
     fresh = ~np.isin(attribute.users, np.asarray(learned.to_pylist(), dtype=np.str_))
     if not fresh.any():
         raise DataError(

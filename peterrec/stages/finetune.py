@@ -71,7 +71,7 @@ def run(
             project="peterrec",
             name=f"finetune {plan.task.name} {recipe.name}",
             config=resolved,
-            folder=folder.working_folder("tracking") if wandb != "off" else None,
+            folder=folder.working_folder("wandb").parent if wandb != "off" else None,
         )
         try:
             contestant = Contestant(recipe.name, recipe)

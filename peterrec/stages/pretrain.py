@@ -24,10 +24,10 @@ from peterrec.training.tracking import open_tracker
 class PretrainSettings(Settings):
     """Everything that pretraining may be told."""
 
-    encoder: EncoderSettings = Field(EncoderSettings(), description="The user encoder.")
-    objective: ObjectiveSettings = Field(ObjectiveSettings(), description="What it learns.")
+    encoder: EncoderSettings = Field(EncoderSettings.model_validate({}), description="The user encoder.")
+    objective: ObjectiveSettings = Field(ObjectiveSettings.model_validate({}), description="What it learns.")
     training: PretrainingSettings = Field(
-        PretrainingSettings(), description="How it is trained."
+        PretrainingSettings.model_validate({}), description="How it is trained."
     )
 
 
@@ -46,7 +46,7 @@ def run(
     called again with the same settings. The output folder is an encoder that `AutoModel.from_pretrained` reads.
     Raises DataError, SettingsError, ResourceError, DivergedError, BusyError.
     """
-    settings = PretrainSettings() if settings is None else settings
+    settings = PretrainSettings.model_validate({}) if settings is None else settings
     prepared = open_prepared(data)
     resolved = {
         **dump(settings),
@@ -69,7 +69,7 @@ def run(
             project="peterrec",
             name=f"pretrain {folder.path.name}",
             config=resolved,
-            folder=folder.working_folder("tracking") if wandb != "off" else None,
+            folder=folder.working_folder("wandb").parent if wandb != "off" else None,
         )
         try:
             result = train(

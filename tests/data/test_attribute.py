@@ -113,4 +113,4 @@ def test_too_large_a_budget_and_too_few_labels_are_refused():
     with pytest.raises(DataError, match="leave none for validation"):
         split([0, 1] * 3)
     with pytest.raises(DataError, match="one class"):
-        split([0] * 100 + [1], fractions=(0.4, 0.1, 0.5), stratified=False)
+        split([0] * 98 + [1, 2], budget=2)

@@ -141,7 +141,7 @@ def test_one_class_leaves_the_area_undefined_and_a_certain_error_finite():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(DataError, match="label of row 1 is 3, .* classes 0 to 2"):
+    with pytest.raises(DataError, match=r"label of row 1 is 3, .* classes 0 to 2"):
         Classified([0, 3], np.full((2, 3), 1 / 3))
     with pytest.raises(DataError, match="no rows"):
         Classified([], np.zeros((0, 2)))

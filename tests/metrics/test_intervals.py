@@ -151,7 +151,7 @@ def test_what_is_undefined_is_left_out_and_nothing_is_an_error():
 
 @pytest.mark.parametrize("kind", ["mean", "accuracy", "roc_auc"])
 def test_the_interval_covers_the_truth_in_about_95_of_100_samples(kind):
-    """300 samples of 150 users with 2 seeds each, whose errors go together; 3 standard errors of 95 % are 3.8 %."""
+    """300 samples of 150 users with 2 seeds each, whose errors go together (3 standard errors are 3.8 %)."""
     random = np.random.default_rng(11)
     simulations, count, covered = 300, 150, 0
     users = np.arange(count)

@@ -1,6 +1,6 @@
 """Full ranking against brute force: every order of the ties, every candidate by hand."""
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def enumerated(scores: list[float], target: int, excluded: set[int], k: int) -> 
     candidates = [c for c in range(len(scores)) if c == target or c not in excluded]
     found = []
     for order in permutations(candidates):
-        if all(scores[a] >= scores[b] for a, b in zip(order, order[1:], strict=False)):
+        if all(scores[a] >= scores[b] for a, b in pairwise(order)):
             rank = order.index(target) + 1
             hit = rank <= k
             found.append((hit, hit / np.log2(rank + 1), hit / rank))
@@ -121,7 +121,7 @@ def test_half_precision_is_scored_in_single():
 
 
 def test_no_gradient_is_kept():
-    hidden, table, bias, histories, targets = world(1)
+    hidden, table, _, histories, targets = world(1)
     assert torch.equal(
         rank_targets(hidden.requires_grad_(), table.requires_grad_(), targets, histories=histories).greater,
         rank_targets(hidden.detach(), table.detach(), targets, histories=histories).greater,

@@ -60,6 +60,7 @@ class PatchLayer(nn.Module, BaseTunerLayer):
     def patch(self, y: Tensor, adapter_name: str) -> Tensor:
         """What the patch `adapter_name` adds to the convolution's output `(B, L, D)`."""
         down, up = self.peterrec_patch_down[adapter_name], self.peterrec_patch_up[adapter_name]
+        assert isinstance(down, TimeMajorLinear)
         inner = down(y.to(down.weight.dtype))
         inner = torch.relu(inner) if self.activation[adapter_name] == "relu" else nn.functional.gelu(inner)
         inner = nn.functional.dropout(inner, self.dropout[adapter_name], self.training)

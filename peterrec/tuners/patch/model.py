@@ -47,13 +47,19 @@ class PatchModel(BaseTuner):
         # devices are the layer's own business.
         setattr(parent, child_name, new_module)
 
-    def _unload_and_optionally_merge(self, merge: bool = True, **arguments: Any) -> nn.Module:
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = True,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> Any:
         if merge:
             raise ValueError(
                 "A patch cannot be merged: its bottleneck is not linear, so no convolution weight equals it. "
                 "Keep the adapter, or call unload() to get the frozen encoder back."
             )
-        return super()._unload_and_optionally_merge(merge=False, **arguments)
+        return super()._unload_and_optionally_merge(merge=False, progressbar=progressbar)
 
     def _check_new_adapter_config(self, config: PeftConfig) -> None:
         super()._check_new_adapter_config(config)
