@@ -1,1 +1,67 @@
-"""Pretrain a user encoder once, adapt it to many recommendation tasks with small adapters."""
+"""Pretrain a user encoder once, adapt it to many recommendation tasks with small adapters.
+
+`import peterrec` costs nothing by itself; as soon as `transformers` or `peft` is imported too, before or after, our
+encoders are known to the Auto classes and our tuners to peft:
+
+>>> import peterrec
+>>> from transformers import AutoModel
+>>> encoder = AutoModel.from_pretrained("runs/encoder")  # doctest: +SKIP
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+if TYPE_CHECKING:
+    from peterrec.data.prepared import PreparedLog as PreparedLog
+    from peterrec.data.prepared import open_prepared as open_prepared
+    from peterrec.data.synthetic import World as World
+    from peterrec.data.synthetic import WorldSettings as WorldSettings
+    from peterrec.data.vocabulary import Vocabulary as Vocabulary
+    from peterrec.encoders import NextItNet as NextItNet
+    from peterrec.encoders import NextItNetConfig as NextItNetConfig
+    from peterrec.encoders.loading import load_encoder as load_encoder
+    from peterrec.errors import PeterrecError as PeterrecError
+    from peterrec.model import TaskModel as TaskModel
+    from peterrec.task_run import load_task as load_task
+    from peterrec.tuners import PatchConfig as PatchConfig
+
+_HOMES = {
+    "NextItNet": "peterrec.encoders",
+    "NextItNetConfig": "peterrec.encoders",
+    "PatchConfig": "peterrec.tuners",
+    "PeterrecError": "peterrec.errors",
+    "PreparedLog": "peterrec.data.prepared",
+    "TaskModel": "peterrec.model",
+    "Vocabulary": "peterrec.data.vocabulary",
+    "World": "peterrec.data.synthetic",
+    "WorldSettings": "peterrec.data.synthetic",
+    "load_encoder": "peterrec.encoders.loading",
+    "load_task": "peterrec.task_run",
+    "open_prepared": "peterrec.data.prepared",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'peterrec' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
+
+
+def _know_encoders(_: ModuleType) -> None:
+    importlib.import_module("peterrec.encoders")
+
+
+def _know_tuners(_: ModuleType) -> None:
+    importlib.import_module("peterrec.tuners")
+
+
+# Registering imports torch; the hooks put that off until the library in question is imported anyway.
+wrapt.register_post_import_hook(_know_encoders, "transformers")
+wrapt.register_post_import_hook(_know_tuners, "peft")

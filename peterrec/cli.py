@@ -226,7 +226,7 @@ def prepare(
 
     if not log:
         output = output or WORLD
-        summary = world.run(output=output, split=split or Split.temporal, overwrite=overwrite)
+        summary = world.run(output=output, split=split or Split.leave_one_out, overwrite=overwrite)
     else:
         if output is None:
             raise typer.BadParameter(
@@ -623,12 +623,11 @@ def _opened(
 
 
 def _planted_world() -> tuple[list[str], str, str, str, Path]:
-    from peterrec.data.synthetic import WorldSettings
     from peterrec.stages import world
 
     folder = RUNS / "world-raw"
     if not folder.is_dir():
-        world.write_world(folder, settings=WorldSettings(), bad_rows=8)
+        world.write_world(folder, settings=world.DEFAULT, bad_rows=8)
     columns = world.COLUMNS
     assert columns.time is not None
     return (

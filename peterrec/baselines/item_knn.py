@@ -16,10 +16,9 @@ CELLS = 2**24  # similarities at a time: they are far denser than what is kept o
 
 
 class ItemKNN:
-    """Scores an item by the sum of its similarities to those of the user's `recent` last items that are its
-    neighbours.
+    """Scores an item by its similarities to those of the user's `recent` last items that are its neighbours.
 
-    Its neighbours are the items of highest cosine between the sets of users who had them. Items that score
+    Its `neighbours` are the items of highest cosine between the sets of users who had them. Items that score
     nothing stand below the others, by popularity.
     """
 

@@ -16,8 +16,7 @@ Histories = tuple[NDArray[np.integer], NDArray[np.integer]]
 
 
 def count_matrix(histories: Histories, *, num_items: int) -> "csr_array":
-    """How often each user had each item: (N, V) float64, V = 3 + num_items; columns of special rows are
-    empty.
+    """How often each user had each item: (N, V) float64, V = 3 + num_items, special columns empty.
 
     Raises RefusedError on a row that the vocabulary does not have.
     """

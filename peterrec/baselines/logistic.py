@@ -85,8 +85,7 @@ class Logistic:
 def stratified_folds(
     labels: NDArray[np.int64], *, folds: int, rows: int, seed: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(training rows, held-out rows) of each fold, over at most `rows` of the labels (N,), classes in
-    proportion.
+    """(training rows, held-out rows) of each fold, over at most `rows` of the labels (N,).
 
     Rows are dealt out class by class, so that every class is spread as evenly as its size allows. Held-out
     rows of a class that the training rows lack are left out, and so are folds without two classes to learn or
@@ -108,8 +107,7 @@ def stratified_folds(
 
 
 def _model(features: "Features", labels: NDArray[np.int64]) -> "LogisticRegression":
-    """Newton's method: some five steps, whatever C is, where first-order solvers need a hundred for a large
-    one.
+    """Newton's method: some five steps for any C, where first-order solvers need a hundred for a large one.
 
     scikit-learn compares the gradient with `tol` as it is, which for rows of unit length over a large
     catalogue would stop at once: hence the share.

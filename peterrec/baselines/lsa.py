@@ -32,9 +32,7 @@ class LatentSemantic:
         self._learned = False
 
     def pretrain(self, histories: Histories) -> Self:
-        """Find the factors of N unlabelled histories (flat rows, lengths); fewer than asked if N or the items
-        are.
-        """
+        """Find the factors of N unlabelled histories (flat rows, lengths); no more than N or the items."""
         from sklearn.utils.extmath import randomized_svd
 
         features = self.weights.fit(histories).transform(histories)

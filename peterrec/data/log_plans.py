@@ -109,7 +109,7 @@ def _delimited(file: LogFile, columns: LogColumns, findings: Findings) -> Part |
         findings.add("header_only", "note", fix, offenders=[Offender(file.name)])
     text = TextPart(file, facts, header.separator, len(header.names), header.lines)
     names = {name: f"c{number}" for number, name in enumerate(header.names)}
-    query = log_sql.delimited(text.relation(), columns, names=names)
+    query = log_sql.delimited(text.relation(), columns, names=names, separator=header.separator)
     kinds: dict[str, IdKind] = {columns.user: "text", columns.item: "text"}
     return Part(file.name, text.relation(), query, header.names, kinds, text)
 

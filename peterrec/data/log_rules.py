@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from peterrec.data.log_clock import Clock, TimeRule, time_rules
 from peterrec.data.log_columns import LogColumns
 from peterrec.data.log_sql import BLANK, RAW, text
-from peterrec.data.problems import SHOWN_OFFENDERS, Findings, Offender
+from peterrec.data.problems import SHOWN_OFFENDERS, Findings, Offender, Severity
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -29,7 +29,7 @@ class _Rule:
     broken: str  # SQL condition
     value: str  # SQL of the value to show
     fix: str
-    note: bool = False
+    severity: Severity = "bad_row"
 
 
 def apply_rules(
@@ -58,9 +58,8 @@ def apply_rules(
             f"ORDER BY rowid LIMIT {SHOWN_OFFENDERS}"
         ).fetchall()
         offenders = _offenders(rows, places)
-        severity = "note" if rule.note else "bad_row"
-        findings.add(rule.name, severity, rule.fix, column=rule.column, offenders=offenders, count=count)
-    broken = " OR ".join(f"({rule.broken})" for rule, _ in found if not rule.note) or "FALSE"
+        findings.add(rule.name, rule.severity, rule.fix, column=rule.column, offenders=offenders, count=count)
+    broken = " OR ".join(f"({rule.broken})" for rule, _ in found if rule.severity != "note") or "FALSE"
     con.execute(f"CREATE TABLE {BAD} AS SELECT rowid AS position FROM {RAW} WHERE {broken}")
     return _row(con, f"SELECT count(*) FROM {BAD}")[0]
 
@@ -119,6 +118,7 @@ def _flaw_rules(columns: LogColumns) -> list[_Rule]:
         ("not_json", None, "not one JSON object; mend or remove the line"),
         *(("id_value", column, "ids must be text or whole numbers; mend it") for column in ids),
         *(("line_break", column, "a line break in an id; is a quote left open?") for column in ids),
+        *(("rows_in_quotes", column, "an open quote has swallowed whole rows; close it") for column in ids),
     ]
     if columns.time is not None:
         fix = "not a time; write a whole number or ISO 8601 (2024-01-31T12:00:00Z)"
@@ -126,7 +126,8 @@ def _flaw_rules(columns: LogColumns) -> list[_Rule]:
     rules: list[_Rule] = []
     for rule, column, fix in flaws:
         where = "" if column is None else f" AND flaw_column = {text(column)}"
-        rules.append(_Rule(rule, column, f"flaw_rule = {text(rule)}{where}", "flaw_value", fix))
+        severity: Severity = "fatal" if rule == "rows_in_quotes" else "bad_row"
+        rules.append(_Rule(rule, column, f"flaw_rule = {text(rule)}{where}", "flaw_value", fix, severity))
     return rules
 
 
@@ -146,7 +147,7 @@ def _id_rules(name: str, column: str) -> list[_Rule]:
         ),
         _Rule("nul_byte", column, f"contains({name}, chr(0))", name, "a NUL byte in the id; remove it"),
         _Rule(
-            "missing_as_text", column, missing, name, "is this a missing value written as text? kept", True
+            "missing_as_text", column, missing, name, "is this a missing value written as text? kept", "note"
         ),
         _Rule(
             "padded_id",
@@ -154,13 +155,15 @@ def _id_rules(name: str, column: str) -> list[_Rule]:
             padded,
             name,
             "the spaces around the id belong to it; strip them if not",
-            True,
+            "note",
         ),
     ]
 
 
 def _of_time(rule: TimeRule, columns: LogColumns) -> _Rule:
-    return _Rule(rule.name, columns.time, rule.broken, rule.value, rule.fix, rule.note)
+    return _Rule(
+        rule.name, columns.time, rule.broken, rule.value, rule.fix, "note" if rule.note else "bad_row"
+    )
 
 
 def _offenders(rows: Sequence[tuple[int, str | None]], places: Places) -> list[Offender]:

@@ -42,15 +42,16 @@ def typed(relation: str, columns: LogColumns, *, time: TimeKind | None) -> str:
     return _timed(inner, columns, time=time)
 
 
-def delimited(relation: str, columns: LogColumns, *, names: dict[str, str]) -> str:
+def delimited(relation: str, columns: LogColumns, *, names: dict[str, str], separator: str) -> str:
     """Of text with separators, every column text; `names` are the columns' names in the relation."""
     user, item = names[columns.user], names[columns.item]
     when = "NULL::VARCHAR" if columns.time is None else names[columns.time]
-    inner = f"""SELECT {user} AS u, {item} AS i, {when} AS t,
-        CASE WHEN {_broken(user)} OR {_broken(item)} THEN 'line_break' END AS rule,
-        CASE WHEN {_broken(user)} THEN {text(columns.user)}
-             WHEN {_broken(item)} THEN {text(columns.item)} END AS col,
-        CASE WHEN {_broken(user)} THEN {user} WHEN {_broken(item)} THEN {item} END AS val FROM {relation}"""
+    broken = f"CASE WHEN {_broken(user)} THEN {user} WHEN {_broken(item)} THEN {item} END"
+    column = f"CASE WHEN {_broken(user)} THEN {text(columns.user)} ELSE {text(columns.item)} END"
+    inner = f"""SELECT u, i, t, CASE WHEN contains(val, {text(separator)}) THEN 'rows_in_quotes'
+            WHEN val IS NOT NULL THEN 'line_break' END AS rule,
+            CASE WHEN val IS NOT NULL THEN col END AS col, val FROM
+        (SELECT {user} AS u, {item} AS i, {when} AS t, {column} AS col, {broken} AS val FROM {relation})"""
     return _timed(inner, columns, time=None if columns.time is None else "text")
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "validation", "test", "histories")
 
-# Events a record batch (16 MiB of item rows): some 150 MiB of working memory at any size of log, and batches that
-# are large for readers of Arrow; `Sequences` does not mind their number.
+# Events a record batch (16 MiB of item rows): large for readers of Arrow (`Sequences` does not mind), and
+# some 150 MiB of working memory at any size of log.
 BATCH_EVENTS = 1 << 22
 
 _Flags = npt.NDArray[np.bool_]

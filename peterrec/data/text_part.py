@@ -72,10 +72,10 @@ class TextPart:
         quote = "'\"'" if self.separator else "''"
         skip = 1 + self.facts.leading_blank if self.header_lines else 0
         errors = "store_rejects = TRUE, rejects_limit = 0" if rejects else "ignore_errors = TRUE"
-        return f"""read_csv([{text(self.file.pattern)}], columns = {{{columns}}}, {errors},
-            delim = {text(self.separator or chr(1))}, quote = {quote}, escape = {quote},
-            nullstr = {text(_NEVER)}, header = FALSE, skip = {skip}, auto_detect = FALSE, strict_mode = TRUE, hive_partitioning = FALSE,
-            compression = {"'gzip'" if self.file.gzipped else "'none'"})"""
+        return f"""read_csv([{text(self.file.pattern)}], columns = {{{columns}}},
+            {errors}, delim = {text(self.separator or chr(1))}, quote = {quote}, escape = {quote},
+            nullstr = {text(_NEVER)}, header = FALSE, skip = {skip}, auto_detect = FALSE, strict_mode = TRUE,
+            hive_partitioning = FALSE, compression = {"'gzip'" if self.file.gzipped else "'none'"})"""
 
     def account(self, con: "DuckDBPyConnection", *, accepted: int, findings: Findings) -> int:
         """Reports rejected lines and lines that vanished; returns the number of rejected rows.

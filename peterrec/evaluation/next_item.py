@@ -19,7 +19,7 @@ from peterrec.inference import rank_next_items
 from peterrec.metrics.intervals import RankingRows, metric_intervals, paired_gain
 from peterrec.metrics.ranking import Histories, Ranks, rank_scores, ranking_metrics
 
-KS = (5, 10, 20)
+KS = (10, 5, 20)
 MAIN = "ndcg@10"
 KEPT = " (history kept)"
 Ranker = Callable[[bool], Ranks]

@@ -1,5 +1,4 @@
-"""Measures of predicted class probabilities, each under row weights, so that a bootstrap can vary the weights
-alone.
+"""Measures of predicted class probabilities, under row weights, so that a bootstrap varies those alone.
 
 A weight is how often a row counts: weights `w` give exactly what the rows repeated `w` times would give.
 Where several classes share the highest probability, each of them is predicted with an equal share, so that a
@@ -78,8 +77,7 @@ class Classified:
         return _mean_where(support + predicted > 0, _ratio(2 * right, support + predicted))
 
     def roc_auc(self, weights: ArrayLike | None = None) -> Floats:
-        """The area under the ROC curve: of class 1 if C = 2, else the mean of one-vs-rest over the classes
-        present.
+        """The area under the ROC curve: of class 1 if C = 2, else the one-vs-rest mean over present classes.
 
         This is the Mann-Whitney statistic with midranks: a tie between a positive and a negative counts a
         half.
@@ -116,9 +114,7 @@ class Classified:
     def reliability_curve(
         self, weights: ArrayLike | None = None, *, bins: int = BINS
     ) -> dict[str, list[float]]:
-        """`confidence`, `accuracy` and `count` of each bin of equal weight, empty bins left out; weights
-        (N,).
-        """
+        """`confidence`, `accuracy` and `count` of each bin that is not empty; weights (N,)."""
         flat = np.atleast_2d(self._weights(weights))
         order = self._by_confidence[0]
         numbers, sorted_weights = self._bins(flat, bins), flat[:, order]
@@ -156,9 +152,7 @@ class Classified:
 
     @cached_property
     def _one_vs_rest(self) -> list[tuple[NDArray[np.int64], ...]]:
-        """For each class: rows by rising score, the rows that are positive, and their ties' bounds in that
-        order.
-        """
+        """For each class: rows by rising score, which are positive, and the bounds of their ties."""
         columns = [1] if self.classes == 2 else [c for c in range(self.classes) if np.any(self.labels == c)]
         plans = []
         for column in columns:
@@ -177,9 +171,7 @@ class Classified:
         return (self._hits - self.probabilities.max(axis=1))[order]
 
     def _bins(self, weights: Floats, bins: int = BINS) -> NDArray[np.int64]:
-        """(R, N): the bin of each row, in the order of confidence, by the middle of its ties' share of the
-        weight.
-        """
+        """(R, N): the bin of each row, by rising confidence: the middle of its ties in the sum of weights."""
         order, starts, ends = self._by_confidence
         below = np.zeros((len(weights), len(self) + 1))
         np.cumsum(weights[:, order], axis=1, out=below[:, 1:])
@@ -213,9 +205,7 @@ def classification_metrics(
 
 
 def _tie_groups(values: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The order of rising values, and for each place in it the first and the one after the last with that
-    value.
-    """
+    """The order of rising values; at each place of it, the first and the end of its equals."""
     order = np.argsort(values, kind="stable")
     ascending = values[order]
     return (

@@ -33,10 +33,9 @@ class Interval:
 
 
 class Bootstrap:
-    """How often each user is drawn in each replicate: multinomial counts, the same for the same users and
-    seed.
+    """How often each user is drawn in each replicate: the same for the same users and seed.
 
-    `users` holds the id of each row's user, in any order and with repeats.
+    The counts are multinomial. `users` holds the id of each row's user, in any order and with repeats.
     """
 
     def __init__(self, users: ArrayLike, *, replicates: int = REPLICATES, seed: int = 0) -> None:
@@ -95,9 +94,7 @@ class ClassificationRows:
 
 
 class RankingRows:
-    """The test rows of one seed of a ranker: users (N,) and the values (N,) of each metric
-    (`ranking_metrics`).
-    """
+    """The test rows of one seed of a ranker: users (N,) and each metric's values (N,) (`ranking_metrics`)."""
 
     def __init__(self, users: ArrayLike, values: Mapping[str, ArrayLike]) -> None:
         self.users: ArrayLike = users

@@ -137,8 +137,7 @@ def rank_scores(
 
 
 def ranking_metrics(ranks: Ranks, *, ks: Sequence[int] = (5, 10, 20)) -> dict[str, NDArray[np.float64]]:
-    """Each user's expected `hr@k`, `ndcg@k`, `mrr@k` for every k, and `mrr` over the whole ranking: (N,)
-    each.
+    """Each user's expected `hr@k`, `ndcg@k`, `mrr@k` for every k, and `mrr` over the whole ranking: (N,).
 
     With one relevant item, HR@k is also recall@k, and the ideal gain of NDCG is 1.
     """

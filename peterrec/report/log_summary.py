@@ -39,8 +39,9 @@ def summary_html(summary: Summary) -> str:
     facts += [(key, count(summary[key])) for key in ("events", "users", "items") if key in summary]
     time, split = summary.get("time"), summary.get("split")
     if isinstance(time, Mapping) and time.get("first") is not None:
-        ends = [plain(time.get(end)).replace("T", " ").replace("+00:00", "") for end in ("first", "last")]
-        facts.append(("time (UTC)", " to ".join(ends)))
+        ends = [time.get(f"{end}_date", time[end]) for end in ("first", "last")]
+        name = "time (UTC)" if "first_date" in time else "time (an order)"
+        facts.append((name, " to ".join(plain(str(end)).replace("T", " ").removesuffix("+00:00") for end in ends)))
     if isinstance(split, Mapping):
         settings = ", ".join(f"{key} {value}" for key, value in (split.get("parameters") or {}).items())
         facts.append(("split", plain(f"{split.get('name')} ({settings})" if settings else split.get("name"))))

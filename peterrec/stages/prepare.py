@@ -10,14 +10,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from peterrec.data.interactions import CheckReport, InteractionLog, LogColumns, LogSource, Problem, open_log
+from peterrec.data.interactions import (
+    DROP_HINT,
+    CheckReport,
+    InteractionLog,
+    LogColumns,
+    LogSource,
+    Problem,
+    open_log,
+)
 from peterrec.data.labels import read_labels
 from peterrec.data.log_parts import refuse_lack_of_room
+from peterrec.data.numbering import known_items, number_items, number_log, one_row
 from peterrec.data.prepared import PARTS, PartFigures, item_attributes, write_parts
 from peterrec.data.splits import Cuts, Split, choose
 from peterrec.data.summary import label_shares, readable_time
 from peterrec.data.vocabulary import Vocabulary
-from peterrec.errors import DataError, SettingsError
+from peterrec.errors import SettingsError
 from peterrec.run_folder import output_folder
 
 if TYPE_CHECKING:
@@ -35,6 +44,7 @@ def run(
     split: str = "temporal",
     split_fractions: Sequence[float] | None = None,
     seed: int = 0,
+    encoder: Path | None = None,
     bad_rows: Literal["fail", "drop"] = "fail",
     memory_limit: str = "2GB",
     minimum_item_count: int = 1,
@@ -46,7 +56,8 @@ def run(
     Rare items go first, then users with too few events left, once each: what remains may again hold an item
     that is rarer than asked. Both minima count events of the whole log, before it is split.
     `split_fractions` are the two cuts of `temporal` or the three shares of `by_user`; `seed` ranks the users
-    of `by_user`. `items` are attributes of items (with the log's item column), stored as they are. All files
+    of `by_user`. The vocabulary is that of `encoder` if given, so that its adapters fit; items that it does
+    not hold are left out. `items` are attributes of items (with the log's item column), stored as they are. All files
     appear at once, at the end.
 
     Raises `SettingsError` for options that do not fit, `DataError` if nothing usable is left, and what
@@ -62,6 +73,7 @@ def run(
             f"the {chosen.name} split needs times, and no time column is named. Name it, or choose the split "
             "leave_one_out or by_user, which take the order of the rows."
         )
+    known = None if encoder is None else Vocabulary.load(Path(encoder) / "vocabulary.parquet")
     attributes = None if items is None else item_attributes(items, column=columns.item)
     if isinstance(source, str | os.PathLike):
         source = [source]
@@ -77,6 +89,7 @@ def run(
         "columns": {**names, "users": users_column},
         "split": {"name": chosen.name, **chosen.parameters},
         "bad_rows": bad_rows,
+        "encoder_vocabulary": None if known is None else known.fingerprint,
         **minima,
     }
     with (
@@ -84,12 +97,20 @@ def run(
         open_log(source, columns, bad_rows=bad_rows, memory_limit=memory_limit) as log,
         _room(),
     ):
-        rare = _number(log.con, **minima)
+        rare = number_log(log.con, **minima)
         cuts = chosen.lay(log.con)
-        vocabulary = _vocabulary(log.con, cuts=cuts, split=chosen)
-        labels = None
+        if known is None:
+            vocabulary = known_items(log.con, cuts=cuts, split=chosen)
+        else:
+            number_items(log.con, vocabulary=known)
+            vocabulary = known
+        labels, notes = None, _told(log.report, "note")
         if users is not None:
-            labels = _labels(log.con, users, column=users_column, all_users_kept=not any(rare.values()))
+            all_kept = not any(rare.values())
+            labels, report = _labels(
+                log.con, users, column=users_column, bad_rows=bad_rows, all_kept=all_kept
+            )
+            notes += [f"users table: {note}" for note in _told(report, "bad_row") + _told(report, "note")]
         with folder.files() as temporary:
             figures = write_parts(log.con, cuts=cuts, folder=temporary)
             vocabulary.save(temporary / "vocabulary.parquet")
@@ -105,7 +126,8 @@ def run(
             "bad_rows": {f"{p.rule} ({p.column})": p.count for p in _firsts(log.report, "bad_row")},
             **_sizes(log),
             "vocabulary": {"fingerprint": vocabulary.fingerprint, "items": vocabulary.num_items},
-            **_described(chosen, log=log, cuts=cuts, figures=figures, labels=labels),
+            **_described(chosen, log=log, cuts=cuts, figures=figures, notes=notes),
+            "labels": {} if labels is None else label_shares(labels),
         }
         folder.write_json("summary.json", summary)
         folder.finish(
@@ -117,80 +139,25 @@ def run(
     return summary
 
 
-def _number(
-    con: "duckdb.DuckDBPyConnection", *, minimum_item_count: int, minimum_user_events: int
-) -> dict[str, int]:
-    """Make `items`, `users` and, in their numbers, `log`; returns the rows left out for being too rare."""
-    con.execute("""CREATE TABLE items AS SELECT (row_number() OVER () - 1)::INTEGER AS item, name, events
-        FROM (SELECT item AS name, count(*) AS events FROM events GROUP BY item)""")
-    total, most = _one(con, "SELECT coalesce(sum(events), 0)::BIGINT, max(events) FROM items")
-    if not total:
-        raise DataError("the log has no usable row; `peterrec check` tells what is wrong with each.")
-    con.execute(f"DELETE FROM items WHERE events < {minimum_item_count}")
-    (common,) = _one(con, "SELECT coalesce(sum(events), 0)::BIGINT FROM items")
-    if not common:
-        raise DataError(
-            f"minimum_item_count = {minimum_item_count} leaves nothing: the most frequent item has {most:,} "
-            "events. Lower it."
-        )
-    among = "WHERE item IN (SELECT name FROM items)" if common < total else ""
-    con.execute(f"""CREATE TABLE users AS SELECT (row_number() OVER (ORDER BY name) - 1)::INTEGER AS user,
-        name, events FROM (SELECT user AS name, count(*) AS events FROM events {among} GROUP BY user)""")
-    (most,) = _one(con, "SELECT max(events) FROM users")
-    if minimum_user_events > 1:  # numbered anew, since bounds and batches count on numbers without gaps
-        con.execute(f"""CREATE OR REPLACE TABLE users AS
-            SELECT (row_number() OVER (ORDER BY user) - 1)::INTEGER AS user, name, events
-            FROM users WHERE events >= {minimum_user_events}""")
-    (kept,) = _one(con, "SELECT coalesce(sum(events), 0)::BIGINT FROM users")
-    if not kept:
-        after = ", rare items not counted" if common < total else ""
-        raise DataError(
-            f"minimum_user_events = {minimum_user_events} leaves no user: the most active one has {most:,} "
-            f"events{after}. Lower it."
-        )
-    con.execute("""CREATE TABLE log AS SELECT users.user, items.item, events.time, events.position FROM events
-        JOIN users ON events.user = users.name JOIN items ON events.item = items.name""")
-    return {"minimum_item_count": total - common, "minimum_user_events": common - kept}
-
-
-def _vocabulary(con: "duckdb.DuckDBPyConnection", *, cuts: Cuts, split: Split) -> Vocabulary:
-    """The vocabulary of the events that the model may know; makes `item_rows(item, row)` of it."""
-    counted = con.sql(f"""SELECT item, name, seen.events FROM items JOIN (SELECT item, count(*) AS events
-        FROM log WHERE {cuts.vocabulary} GROUP BY item) AS seen USING (item)""").to_arrow_table()
-    if not counted.num_rows:
-        raise DataError(_NOTHING_TO_LEARN[split.name].format(**split.parameters))
-    vocabulary = Vocabulary.build(counted["name"], counts=counted["events"].to_numpy())
-    con.register("known_rows", pa.table({"item": counted["item"], "row": vocabulary.rows(counted["name"])}))
-    con.execute("CREATE TABLE item_rows AS SELECT item, row FROM known_rows")
-    con.unregister("known_rows")
-    return vocabulary
-
-
-_NOTHING_TO_LEARN = {
-    "temporal": "the temporal split with the cuts {cuts} leaves no event to train on: all events up to the "
-    "first cut have the same time. Choose a later first cut (split_fractions), or leave_one_out or by_user.",
-    "by_user": "the by_user split with the shares {fractions} leaves no user to train on. Raise the first "
-    "share (split_fractions) or give a larger log.",
-}
-
-
 def _labels(
-    con: "duckdb.DuckDBPyConnection", users: Path | pa.Table, *, column: str, all_users_kept: bool
-) -> pa.Table:
-    """The users table, of the users that are left in the log."""
+    con: "duckdb.DuckDBPyConnection", users: Path | pa.Table, *, column: str, bad_rows: str, all_kept: bool
+) -> tuple[pa.Table, CheckReport]:
+    """The users table, of the users that are left in the log, and what was found in it."""
     left = con.sql("SELECT name FROM users ORDER BY user").to_arrow_table()["name"]
     # a user that a filter removed is not a stranger to the log
-    known = left if all_users_kept else con.sql("SELECT DISTINCT user FROM events").to_arrow_table()["user"]
+    known = left if all_kept else con.sql("SELECT DISTINCT user FROM events").to_arrow_table()["user"]
     table, report = read_labels(users, user=column, known_users=known)
-    if not report.ok:
-        raise report.refusal()
-    return table.filter(pc.call_function("is_in", [table["user"]], pc.SetLookupOptions(value_set=left)))
+    if report.fatal or (bad_rows == "fail" and not report.ok):
+        raise report.refusal(hint="" if report.fatal else DROP_HINT)
+    return table.filter(
+        pc.call_function("is_in", [table["user"]], pc.SetLookupOptions(value_set=left))
+    ), report
 
 
 def _sizes(log: InteractionLog) -> dict[str, Any]:
     """Users, items and events after the filters, and the range of their times."""
-    events, first, last = _one(log.con, "SELECT count(*), min(time), max(time) FROM log")
-    users, items = _one(log.con, "SELECT (SELECT count(*) FROM users), count(DISTINCT item) FROM log")
+    events, first, last = one_row(log.con, "SELECT count(*), min(time), max(time) FROM log")
+    users, items = one_row(log.con, "SELECT (SELECT count(*) FROM users), count(DISTINCT item) FROM log")
     time = None
     if log.has_time:
         time = {"unit": log.time_unit, "first": first, "last": last}
@@ -205,11 +172,11 @@ def _described(
     log: InteractionLog,
     cuts: Cuts,
     figures: dict[str, PartFigures],
-    labels: pa.Table | None,
+    notes: list[str],
 ) -> dict[str, Any]:
-    """What the summary says of split, parts and labels."""
+    """What the summary says of split and parts; `notes` are those of the check."""
     facts: dict[str, Any] = dict(cuts.facts)
-    notes = [f"{p} ({p.count:,} in all)" if p.count > 1 else str(p) for p in _firsts(log.report, "note")]
+    notes = list(notes)
     if split.needs_time and log.time_unit == "order":
         notes.append(
             "the time column holds small numbers, taken for a mere order. A temporal split is only right "
@@ -228,7 +195,6 @@ def _described(
         "split": {"name": split.name, "parameters": split.parameters, "caveat": split.caveat, **facts},
         "parts": parts,
         "histogram": figures["histories"].lengths.histogram(),
-        "labels": {} if labels is None else label_shares(labels),
         "notes": notes,
     }
 
@@ -237,6 +203,10 @@ def _firsts(report: CheckReport, severity: str) -> list[Problem]:
     """The first offender of each rule and column; it knows the number of all."""
     found = {(p.rule, p.column): p for p in reversed(report.problems) if p.severity == severity}
     return list(found.values())[::-1]
+
+
+def _told(report: CheckReport, severity: str) -> list[str]:
+    return [f"{p} ({p.count:,} in all)" if p.count > 1 else str(p) for p in _firsts(report, severity)]
 
 
 @contextmanager
@@ -249,8 +219,3 @@ def _room() -> Iterator[None]:
     except duckdb.Error as error:
         refuse_lack_of_room(error)
         raise
-
-
-def _one(con: "duckdb.DuckDBPyConnection", query: str) -> tuple[Any, ...]:
-    (row,) = con.execute(query).fetchall()
-    return row

@@ -146,8 +146,6 @@ def usage(name: str) -> list[str]:
     return [
         f"peterrec finetune --task gender --encoder {name}",
         f"peterrec encode --encoder {name} LOG --output vectors.parquet",
-        "python:",
-        "  import peterrec",
-        "  from transformers import AutoModel",
-        f'  encoder = AutoModel.from_pretrained("{name}")',
+        "# in Python\nimport peterrec\nfrom transformers import AutoModel\n"
+        f'encoder = AutoModel.from_pretrained("{name}")',
     ]

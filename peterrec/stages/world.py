@@ -11,6 +11,7 @@ from peterrec.stages import prepare
 
 COLUMNS = LogColumns(user="user", item="item", time="timestamp")
 FOLDER = Path("runs/world")
+DEFAULT = WorldSettings()
 
 
 def write_world(folder: Path, *, settings: WorldSettings, bad_rows: int = 0) -> list[Path]:
@@ -30,11 +31,11 @@ def run(
     *,
     output: Path = FOLDER,
     settings: WorldSettings | None = None,
-    split: str = "temporal",
+    split: str = "leave_one_out",
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Generates the world, writes its raw log beside `output` and prepares it; returns the summary."""
-    settings = WorldSettings() if settings is None else settings
+    settings = DEFAULT if settings is None else settings
     raw = output.with_name(f"{output.name}-log")
     if overwrite or not raw.is_dir():
         write_world(raw, settings=settings)

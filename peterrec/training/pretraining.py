@@ -33,7 +33,7 @@ class ObjectiveSettings(Settings):
 class PretrainingSettings(TrainingSettings):
     """Training settings of pretraining."""
 
-    positions: int = Field(12_800, ge=1, description="Users × length of a batch, padding included.")
+    positions: int = Field(6400, ge=1, description="Users × length of a batch, padding included.")
     validation_users: int = Field(
         2000, ge=1, description="Users that each validation ranks, the same ones in every epoch."
     )

@@ -82,6 +82,7 @@ FATAL: Mapping[str, tuple[str, str | bytes, str, str]] = {
     "blank lines": ("log.csv", "\n\n\n", "empty_file", "blank lines"),
     "header only": ("log.csv", HEADER, "no_rows", "no rows"),
     "unclosed quote": ("log.csv", HEADER + 'a,b,1\n"c,d,2\n' + "e,f,3\n" * 5000, "lost_lines", "5,000 lines"),
+    "rows in quotes": ("log.csv", GOOD + '"u,i,1\nu,i,2",i,3\n', "rows_in_quotes", "swallowed"),
     "cut gzip": (
         "log.csv.gz",
         gzip.compress(random.Random(0).randbytes(9999))[:5000],

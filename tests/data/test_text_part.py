@@ -71,13 +71,15 @@ ROW_FAULTS: Mapping[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("ending", ["\n", "\r\n"])
-@pytest.mark.parametrize("shift", ["", "blank", "quoted"])
+@pytest.mark.parametrize(
+    ("shift", "ending"), [("", "\n"), ("blank", "\r\n"), ("quoted", "\n"), ("leading", "\n")]
+)
 @pytest.mark.parametrize("name", ROW_FAULTS)
 def test_bad_rows_are_named_by_line(tmp_path: Path, name: str, shift: str, ending: str) -> None:
     line, rule = ROW_FAULTS[name]
-    before = {"": "", "blank": "\n\n", "quoted": f'"q",r,"{T}"\n"x","y",{T}\n'}[shift]
-    wide = HEADER.replace("\n", "") + "\n" + before + as_csv(rows_of(3)).split("\n", 1)[1]
+    before = {"blank": "\n\n", "quoted": f'"q",r,"{T}"\n"x","y",{T}\n'}.get(shift, "")
+    leading = "\n\n\n" if shift == "leading" else ""
+    wide = leading + HEADER + before + as_csv(rows_of(3)).split("\n", 1)[1]
     after = as_csv(rows_of(2)).split("\n", 1)[1]
     content = (wide.encode() + line + after.encode() + line).replace(b"\n", ending.encode())
     report = check_log(write(tmp_path / "log.csv", content), LogColumns())
@@ -86,7 +88,7 @@ def test_bad_rows_are_named_by_line(tmp_path: Path, name: str, shift: str, endin
     problem = found(report, rule)
     assert [o.row for o in problem.offenders] == [first, second]
     assert (problem.severity, problem.count, report.bad_rows) == ("bad_row", 2, 2)
-    assert report.rows_read == 7 + {"": 0, "blank": 0, "quoted": 2}[shift]
+    assert report.rows_read == (9 if shift == "quoted" else 7)
 
 
 def test_a_line_that_is_too_long_is_a_bad_row(tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_a_line_that_is_too_long_is_a_bad_row(tmp_path: Path) -> None:
 def test_line_numbers_agree_with_a_reading_line_by_line(tmp_path: Path) -> None:
     """Random files of good, bad, quoted, broken and blank lines, against Python's own csv."""
     for seed in range(12):
-        rng = random.Random(seed)
+        rng, ending = random.Random(seed), "\r\n" if seed % 2 else "\n"
         lines, ragged, empty, at = ["user,item,time,title"], [], [], 2
         for n in range(400):
             kind = rng.choice(["good"] * 6 + ["ragged", "empty", "blank", "break"] * (seed % 3 > 0))
@@ -111,12 +113,12 @@ def test_line_numbers_agree_with_a_reading_line_by_line(tmp_path: Path) -> None:
                 empty.append(at)
                 lines.append(f",i,{T},x")
             elif kind == "break":
-                lines.append(f'u{n},i,{T},"two\nlines"')
+                lines.append(f'u{n},i,{T},"two{ending}lines"')
                 at += 1
             else:
                 lines.append("" if kind == "blank" else f"u{n},i,{T},x")
             at += 1
-        report = check_log(write(tmp_path / "log.csv", "\n".join(lines) + "\n"), LogColumns())
+        report = check_log(write(tmp_path / "log.csv", ending.join(lines) + ending), LogColumns())
         named = {p.rule: [o.row for o in p.offenders] for p in report.problems}
         assert named.get("too_few_fields", []) == ragged[:20], seed
         assert named.get("empty_id", []) == empty[:20], seed
@@ -144,3 +146,12 @@ def test_bad_rows_in_parquet_and_json(tmp_path: Path) -> None:
     assert (found(report, "empty_id", "item").row, found(report, "nul_byte").row) == (3, 4)
     assert [o.row for o in found(report, "not_json").offenders] == [3, 4]
     assert report.bad_rows == 6
+
+
+def test_the_first_and_last_rows_of_each_file_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        pq.write_table(table([(None, "i", T), ("u", "i", T), ("u", None, T)]), tmp_path / f"{name}.parquet")
+    report = check_log(tmp_path, LogColumns())
+    for column, row in (("user", 1), ("item", 3)):
+        places = [(Path(o.file).stem, o.row) for o in found(report, "empty_id", column).offenders]
+        assert places == [("a", row), ("b", row), ("c", row)]

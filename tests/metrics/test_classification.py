@@ -132,6 +132,13 @@ def test_classes_without_labels_are_left_out():
     found = classification_metrics(labels[kept], probabilities[kept])
     areas = [reference.roc_auc_score(labels[kept] == c, probabilities[kept][:, c]) for c in (0, 1, 3)]
     assert found["roc_auc"] == pytest.approx(np.mean(areas))
+    predicted = probabilities[kept].argmax(axis=1)
+    assert 2 in predicted  # in F1 a class that is predicted counts, without labels too
+    assert found["macro_f1"] == pytest.approx(
+        reference.f1_score(labels[kept], predicted, average="macro", zero_division=0)
+    )
+    recalls = [(predicted[labels[kept] == c] == c).mean() for c in (0, 1, 3)]
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(recalls))
 
 
 def test_one_class_leaves_the_area_undefined_and_a_certain_error_finite():

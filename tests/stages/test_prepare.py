@@ -15,6 +15,7 @@ import pytest
 from peterrec.data import prepared
 from peterrec.data.interactions import LogColumns
 from peterrec.data.prepared import PARTS, open_prepared
+from peterrec.data.vocabulary import Vocabulary
 from peterrec.errors import DataError, PeterrecError, SettingsError
 from peterrec.run_folder import read_run
 from peterrec.stages import prepare
@@ -299,6 +300,21 @@ def test_labels_and_items_come_along(tmp_path):
     assert log.items().to_pylist() == [{"item": "i2", "title": "b"}, {"item": "i1", "title": "a"}]
 
 
+def test_bad_rows_of_the_users_table_are_refused_or_left_out(tmp_path):
+    rows = random_log(9)
+    names = sorted({user for user, _, _ in rows})
+    users = pa.table({"user": [*names, names[0], "stranger"], "group": ["a"] * len(names) + ["b", "c"]})
+    with pytest.raises(DataError, match=names[0]):
+        run(table_of(rows), tmp_path / "out", users=users, split="leave_one_out")
+    assert not (tmp_path / "out").exists()
+    summary = run(table_of(rows), tmp_path / "out", users=users, split="leave_one_out", bad_rows="drop")
+    labels = open_prepared(tmp_path / "out").labels()
+    assert labels is not None
+    assert labels.to_pydict() == {"user": names, "group": ["a"] * len(names)}
+    for name in (names[0], "stranger"):
+        assert any(note.startswith("users table") and f"'{name}" in note for note in summary["notes"]), name
+
+
 @pytest.mark.parametrize(
     ("items", "told"),
     [
@@ -379,7 +395,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
         raise DataError("halfway")
 
     with monkeypatch.context() as patched:
-        patched.setattr(prepare.Vocabulary, "save", fails)
+        patched.setattr(Vocabulary, "save", fails)
         for where in (out, tmp_path / "new"):
             with pytest.raises(DataError, match="halfway"):
                 run(table_of(random_log(2)), where, overwrite=True)
