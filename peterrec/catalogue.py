@@ -26,9 +26,7 @@ class PatchRecipe(Settings):
     placement: Literal["serial_conv"] = Field(
         default="serial_conv", description="after each dilated convolution, before its norm (Fig. 3b)"
     )
-    bottleneck: int | None = Field(
-        default=None, ge=1, description="channels d of the bottleneck; or give `reduction`"
-    )
+    bottleneck: int | None = Field(default=None, ge=1, description="channels d of the bottleneck; or give `reduction`")
     reduction: int | None = Field(
         default=None, ge=1, description="the bottleneck has D / reduction channels (8 if neither is given)"
     )
@@ -42,9 +40,7 @@ class PatchRecipe(Settings):
     @model_validator(mode="after")
     def _one_size(self) -> "PatchRecipe":
         if self.bottleneck is not None and self.reduction is not None:
-            raise ValueError(
-                "give either bottleneck (channels) or reduction (D / reduction channels), not both"
-            )
+            raise ValueError("give either bottleneck (channels) or reduction (D / reduction channels), not both")
         return self
 
     def width(self, hidden_size: int) -> int:
@@ -81,9 +77,7 @@ class AdapterRecipe(Settings):
     @model_validator(mode="after")
     def _fits_tuner(self) -> "AdapterRecipe":
         if (self.patch is not None) != (self.tuner == "patch"):
-            raise ValueError(
-                "a [patch] table belongs to tuner = 'patch', which needs it, and to no other tuner"
-            )
+            raise ValueError("a [patch] table belongs to tuner = 'patch', which needs it, and to no other tuner")
         if self.tuner == "full" and not self.train_tcl:
             raise ValueError("tuner = 'full' trains every row, TCL included: set train_tcl = true")
         return self
@@ -92,9 +86,7 @@ class AdapterRecipe(Settings):
 class HeadRecipe(Settings):
     """The layers between user vector and classes."""
 
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(), description="channels of each hidden layer"
-    )
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), description="channels of each hidden layer")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="before each layer of the head")
 
 
@@ -124,9 +116,7 @@ class TaskRecipe(Settings):
     """What is predicted for each user, and how that is trained and measured."""
 
     name: str
-    kind: Literal["classification"] = Field(
-        default="classification", description="one of several classes a user"
-    )
+    kind: Literal["classification"] = Field(default="classification", description="one of several classes a user")
     column: str = Field(min_length=1, description="label column in the table of users")
     classes: tuple[Annotated[str, BeforeValidator(_label)], ...] | None = Field(
         default=None,
@@ -139,24 +129,16 @@ class TaskRecipe(Settings):
     adapter: str = Field(
         default="serial", min_length=1, description="adapter when none is asked for: a name or a .toml"
     )
-    class_weights: bool = Field(
-        default=False, description="weight classes by their inverse frequency in the loss"
-    )
+    class_weights: bool = Field(default=False, description="weight classes by their inverse frequency in the loss")
     head: HeadRecipe = HeadRecipe()
     metrics: tuple[Metric, ...] = Field(default=METRICS, min_length=1, description="figures to report")
     metric: Metric = Field(
         default="accuracy", description="validation figure that early stopping watches; one of `metrics`"
     )
     split: SplitRecipe = SplitRecipe()
-    max_length: int = Field(
-        default=512, ge=1, description="positions of the history that are read, the last ones"
-    )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        default=(0,), min_length=1, description="one run a seed"
-    )
-    training: dict[str, bool | int | float | str] = Field(
-        default={}, description="training settings of this task"
-    )
+    max_length: int = Field(default=512, ge=1, description="positions of the history that are read, the last ones")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, description="one run a seed")
+    training: dict[str, bool | int | float | str] = Field(default={}, description="training settings of this task")
 
     @model_validator(mode="after")
     def _consistent(self) -> "TaskRecipe":

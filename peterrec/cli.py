@@ -71,33 +71,19 @@ Logs = Annotated[
         show_default=False,
     ),
 ]
-User = Annotated[
-    str | None, typer.Option("--user", metavar="COLUMN", help="Column of the user. [default: user]")
-]
-Item = Annotated[
-    str | None, typer.Option("--item", metavar="COLUMN", help="Column of the item. [default: item]")
-]
+User = Annotated[str | None, typer.Option("--user", metavar="COLUMN", help="Column of the user. [default: user]")]
+Item = Annotated[str | None, typer.Option("--item", metavar="COLUMN", help="Column of the item. [default: item]")]
 Time = Annotated[
     str | None,
-    typer.Option(
-        "--time", metavar="COLUMN", help="Column of the time; without it the rows are taken in file order."
-    ),
+    typer.Option("--time", metavar="COLUMN", help="Column of the time; without it the rows are taken in file order."),
 ]
-Users = Annotated[
-    Path | None, typer.Option("--users", metavar="TABLE", help="Table of users with their labels.")
-]
-UsersColumn = Annotated[
-    str, typer.Option("--users-column", metavar="COLUMN", help="Column of the user in that table.")
-]
+Users = Annotated[Path | None, typer.Option("--users", metavar="TABLE", help="Table of users with their labels.")]
+UsersColumn = Annotated[str, typer.Option("--users-column", metavar="COLUMN", help="Column of the user in that table.")]
 Format = Annotated[
     str | None,
-    typer.Option(
-        "--format", help="Public format: movielens, tenrec, peterrec_text, huggingface. [default: detected]"
-    ),
+    typer.Option("--format", help="Public format: movielens, tenrec, peterrec_text, huggingface. [default: detected]"),
 ]
-Bad = Annotated[
-    BadRows, typer.Option("--bad-rows", help="Stop at rows that cannot be used, or leave them out.")
-]
+Bad = Annotated[BadRows, typer.Option("--bad-rows", help="Stop at rows that cannot be used, or leave them out.")]
 Memory = Annotated[str, typer.Option("--memory-limit", help="Memory for reading and sorting the log.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what a finished run left there.")]
@@ -107,9 +93,7 @@ Config = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", "-s", metavar="KEY=VALUE", help="One setting, for example training.epochs=3. Repeatable."
-    ),
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="One setting, for example training.epochs=3. Repeatable."),
 ]
 Encoder = Annotated[Path, typer.Option("--encoder", "-e", help="Folder of a pretrained encoder.")]
 OtherEncoder = Annotated[
@@ -119,17 +103,11 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", "-d", help="Prepared folder. [default: the one the encoder was trained on]"),
 ]
-Task = Annotated[
-    str, typer.Option("--task", "-t", help="A task (`peterrec list tasks`) or the path of a .toml.")
-]
-Seeds = Annotated[
-    int | None, typer.Option("--seeds", min=1, help="How many seeds: 0, 1, …, each with its own split.")
-]
+Task = Annotated[str, typer.Option("--task", "-t", help="A task (`peterrec list tasks`) or the path of a .toml.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="How many seeds: 0, 1, …, each with its own split.")]
 Labels = Annotated[
     int | None,
-    typer.Option(
-        "--labels", min=2, help="Use only so many training labels (few-shot); the test stays the same."
-    ),
+    typer.Option("--labels", min=2, help="Use only so many training labels (few-shot); the test stays the same."),
 ]
 Track = Annotated[Wandb, typer.Option("--wandb", help="Track the run with wandb.")]
 Where = Annotated[Device, typer.Option("--device", help="Where to compute.")]
@@ -161,9 +139,7 @@ def check(
 
     if not log:
         log, user, item, time, users = _planted_world()
-    with _opened(
-        log, user=user, item=item, time=time, users=users, users_column=users_column, format=format
-    ) as given:
+    with _opened(log, user=user, item=item, time=time, users=users, users_column=users_column, format=format) as given:
         report = stage.run(
             given.log,
             columns=given.columns,
@@ -229,9 +205,7 @@ def prepare(
         summary = world.run(output=output, split=split or Split.leave_one_out, overwrite=overwrite)
     else:
         if output is None:
-            raise typer.BadParameter(
-                "name the folder to write, for example --output data", param_hint="--output"
-            )
+            raise typer.BadParameter("name the folder to write, for example --output data", param_hint="--output")
         with _opened(
             log, user=user, item=item, time=time, users=users, users_column=users_column, format=format
         ) as given:
@@ -261,9 +235,7 @@ def prepare(
 def pretrain(
     data: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="DATA", help="Prepared folder. Default: the embedded world.", show_default=False
-        ),
+        typer.Argument(metavar="DATA", help="Prepared folder. Default: the embedded world.", show_default=False),
     ] = None,
     output: Output = None,
     config: Config = None,
@@ -301,9 +273,7 @@ def finetune(
     encoder: Encoder = ENCODER,
     adapter: Annotated[
         str | None,
-        typer.Option(
-            "--adapter", "-a", help="An adapter (`peterrec list adapters`) or a .toml. [default: the task's]"
-        ),
+        typer.Option("--adapter", "-a", help="An adapter (`peterrec list adapters`) or a .toml. [default: the task's]"),
     ] = None,
     data: Data = None,
     output: Output = None,
@@ -343,9 +313,9 @@ def finetune(
 def compare(
     task: Task = "gender",
     encoder: Encoder = ENCODER,
-    adapters: Annotated[
-        str, typer.Option(help="Adapters, separated by commas; the first is compared with all.")
-    ] = ("serial,none,full"),
+    adapters: Annotated[str, typer.Option(help="Adapters, separated by commas; the first is compared with all.")] = (
+        "serial,none,full"
+    ),
     controls: Annotated[
         str,
         typer.Option(
@@ -407,17 +377,14 @@ def evaluate(
     from peterrec.stages import evaluate as stage
 
     output = output or model.with_name(f"{model.name}-evaluation")
-    metrics = stage.run(
-        model, output=output, data=data, encoder=encoder, device=device.value, overwrite=overwrite
-    )
+    metrics = stage.run(model, output=output, data=data, encoder=encoder, device=device.value, overwrite=overwrite)
     _results(metrics, output)
 
 
 @app.command()
 def predict(
     log: Logs = None,
-    model: Annotated[Path, typer.Option("--model", "-m", help="Folder of a finished finetune run.")] = RUNS
-    / "gender",
+    model: Annotated[Path, typer.Option("--model", "-m", help="Folder of a finished finetune run.")] = RUNS / "gender",
     output: Output = None,
     user: User = None,
     item: Item = None,
@@ -441,9 +408,7 @@ def predict(
     from peterrec.stages import predict as stage
 
     log, user, item, time = _or_world(log, user, item, time)
-    with _opened(
-        log, user=user, item=item, time=time, users=users, users_column=users_column, format=format
-    ) as given:
+    with _opened(log, user=user, item=item, time=time, users=users, users_column=users_column, format=format) as given:
         counts = stage.run(
             given.log,
             model=model,
@@ -489,9 +454,7 @@ def encode(
     from peterrec.stages import encode as stage
 
     log, user, item, time = _or_world(log, user, item, time)
-    with _opened(
-        log, user=user, item=item, time=time, users=users, users_column=users_column, format=format
-    ) as given:
+    with _opened(log, user=user, item=item, time=time, users=users, users_column=users_column, format=format) as given:
         counts = stage.run(
             given.log,
             encoder=_encoder(encoder),
@@ -541,9 +504,7 @@ def list_(
 
 @app.command()
 def show(
-    name: Annotated[
-        list[str], typer.Argument(help="A recipe, the folder of a run, or `settings pretrain|finetune`.")
-    ],
+    name: Annotated[list[str], typer.Argument(help="A recipe, the folder of a run, or `settings pretrain|finetune`.")],
 ) -> None:
     """Show a recipe, a finished run, or the settings that a stage takes.
 
@@ -558,9 +519,7 @@ def show(
 
         models = {"pretrain": PretrainSettings, "finetune": FinetuningSettings}
         if len(name) != 2 or name[1] not in models:
-            raise SettingsError(
-                f"`peterrec show settings` takes a stage. {did_you_mean(' '.join(name[1:]), models)}"
-            )
+            raise SettingsError(f"`peterrec show settings` takes a stage. {did_you_mean(' '.join(name[1:]), models)}")
         typer.echo(stage.run(name[1], settings=models[name[1]]))
         return
     for each in name:
@@ -602,7 +561,7 @@ def _opened(
     import tempfile
 
     from peterrec.data import sources
-    from peterrec.data.interactions import LogColumns
+    from peterrec.data.logs.interactions import LogColumns
 
     named = None
     if user is not None or item is not None or time is not None:
@@ -705,9 +664,7 @@ def _results(metrics: dict[str, Any], output: Path) -> None:
 def _counts(counts: dict[str, Any]) -> None:
     for name, value in counts.items():
         typer.echo(
-            f"{name.replace('_', ' ')}: {value:,}"
-            if isinstance(value, int)
-            else f"{name.replace('_', ' ')}: {value}"
+            f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')}: {value}"
         )
 
 
@@ -733,9 +690,7 @@ def execute(arguments: list[str]) -> int:
         typer.echo(f"error: {problem}", err=True)
         return problem.exit_code
     except MemoryError:
-        typer.echo(
-            "error: out of memory. Lower --memory-limit, training.positions or encoder.hidden_size.", err=True
-        )
+        typer.echo("error: out of memory. Lower --memory-limit, training.positions or encoder.hidden_size.", err=True)
         return 4
     except OSError as problem:
         if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):

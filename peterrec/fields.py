@@ -103,11 +103,7 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    return [
-        inner
-        for inner in _alternatives(annotation)
-        if isinstance(inner, type) and issubclass(inner, BaseModel)
-    ]
+    return [inner for inner in _alternatives(annotation) if isinstance(inner, type) and issubclass(inner, BaseModel)]
 
 
 def _is_table(annotation: Any) -> bool:

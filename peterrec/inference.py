@@ -29,9 +29,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def last_events(
-    sequences: Sequences, rows: NDArray[np.integer], *, max_length: int, readout: str
-) -> NDArray[np.int64]:
+def last_events(sequences: Sequences, rows: NDArray[np.integer], *, max_length: int, readout: str) -> NDArray[np.int64]:
     """The last `max_length` events of the histories `rows` `(B,)` as `(B, L)`, TCL at the end for that readout."""
     lengths = sequences.lengths[rows]
     flat, counts = sequences.gather(rows, np.maximum(lengths - max_length, 0), lengths)

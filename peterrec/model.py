@@ -28,9 +28,7 @@ class TaskModel(nn.Module):
     was pretrained. `class_weights` `(C,)` weigh the loss of each class.
     """
 
-    def __init__(
-        self, encoder: UserEncoder, head: nn.Module, *, readout: str, class_weights: Tensor | None = None
-    ):
+    def __init__(self, encoder: UserEncoder, head: nn.Module, *, readout: str, class_weights: Tensor | None = None):
         super().__init__()
         self.encoder = encoder
         self.head = head

@@ -90,9 +90,7 @@ def load_task(folder: Path, *, encoder: Path | None = None) -> LoadedTask:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise RefusedError(
-            f"{path} cannot be read ({error}); the adapter is damaged or incomplete."
-        ) from None
+        raise RefusedError(f"{path} cannot be read ({error}); the adapter is damaged or incomplete.") from None
     own = _own(model, tuner=tuner)
     _check(path, tensors, own)
     if tuner == "patch":

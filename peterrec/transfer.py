@@ -90,9 +90,7 @@ def build(
         layers_to_transform=patched,
         modules_to_save=modules,
         # only the readout `tcl` reads that row
-        trainable_token_indices={"embed_tokens": [TCL]}
-        if adapter.train_tcl and task.readout == "tcl"
-        else None,
+        trainable_token_indices={"embed_tokens": [TCL]} if adapter.train_tcl and task.readout == "tcl" else None,
     )
     return get_peft_model(model, config)  # type: ignore[arg-type]
 

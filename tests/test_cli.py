@@ -99,7 +99,9 @@ def test_the_embedded_world_is_there_without_arguments(run, monkeypatch):
     code, out, _ = run("check")
     assert code == 3
     assert "8 rows" in out
-    code, _, _ = run("pretrain", "-q", "-s", "encoder.hidden_size=8", "-s", "encoder.dilations=[1,2]", "-s", "training.epochs=1")
+    code, _, _ = run(
+        "pretrain", "-q", "-s", "encoder.hidden_size=8", "-s", "encoder.dilations=[1,2]", "-s", "training.epochs=1"
+    )
     assert code == 0
     code, out, _ = run("finetune", "--task", "gender", "-q", "-s", "epochs=1")
     assert (code, Path("runs/gender/run.json").is_file()) == (0, True)
@@ -190,7 +192,9 @@ def test_bad_logs_name_file_row_column_and_value(run, tmp_path, text, words):
 def test_a_truncated_parquet_file_is_named(run, encoder_folder, tmp_path):
     whole = (encoder_folder / "vocabulary.parquet").read_bytes()
     (tmp_path / "log.parquet").write_bytes(whole[: len(whole) // 2])
-    code, _, err = run("prepare", "log.parquet", "--user", "row", "--item", "item", "--split", "leave_one_out", "-o", "x")
+    code, _, err = run(
+        "prepare", "log.parquet", "--user", "row", "--item", "item", "--split", "leave_one_out", "-o", "x"
+    )
     assert code == 3
     assert "log.parquet" in err
     assert not Path("x").exists()

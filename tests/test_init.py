@@ -22,7 +22,9 @@ def test_importing_is_light():
 
 @pytest.mark.parametrize("imports", ["import peterrec, transformers", "import transformers, peterrec"])
 def test_the_auto_classes_know_the_encoder(tmp_path, imports):
-    peterrec.NextItNet(peterrec.NextItNetConfig(vocab_size=23, hidden_size=8, dilations=(1, 2))).save_pretrained(tmp_path)
+    peterrec.NextItNet(peterrec.NextItNetConfig(vocab_size=23, hidden_size=8, dilations=(1, 2))).save_pretrained(
+        tmp_path
+    )
     code = f"{imports}; print(type(transformers.AutoModel.from_pretrained({str(tmp_path)!r})).__name__)"
     assert python(f"import os; os.environ['HF_HUB_DISABLE_PROGRESS_BARS'] = '1'; {code}") == "NextItNet"
 

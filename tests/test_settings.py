@@ -135,8 +135,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     assert f"rate = 3: expected float > 0 and <= 1; from {file}." in lines
     assert "patience = 0: expected int >= 1 or none; from --set patience=0." in lines
     assert any(
-        line.startswith(f"unknown setting 'inner.widht'; from {file}. Did you mean 'inner.width'?")
-        for line in lines
+        line.startswith(f"unknown setting 'inner.widht'; from {file}. Did you mean 'inner.width'?") for line in lines
     )
 
 
@@ -146,9 +145,7 @@ def test_rules_over_several_keys() -> None:
 
 
 def test_missing_keys() -> None:
-    with pytest.raises(
-        SettingsError, match=r"^name: missing \(text\); set it in a settings file or with --set"
-    ):
+    with pytest.raises(SettingsError, match=r"^name: missing \(text\); set it in a settings file or with --set"):
         load_settings(Required)
     assert validate(Required, {"name": "a"}, origin="x").name == "a"
     with pytest.raises(SettingsError, match=r"unknown setting 'nmae'; from x\. Did you mean 'name'"):

@@ -19,9 +19,7 @@ class LatentSemantic:
     labels are few. A user without items gets the class shares of the training labels. See `Logistic` for `C`.
     """
 
-    def __init__(
-        self, num_items: int, *, factors: int = 256, C: float | Literal["cv"] = "cv", seed: int = 0
-    ) -> None:
+    def __init__(self, num_items: int, *, factors: int = 256, C: float | Literal["cv"] = "cv", seed: int = 0) -> None:
         assert factors > 0
         self.weights: TfIdf = TfIdf(num_items)
         self.factors: int = factors

@@ -49,14 +49,10 @@ def read_attribute(prepared: PreparedLog, *, column: str, classes: Sequence[str]
         raise DataError(f"{prepared.folder}: holds no labels; prepare the log with --users TABLE.")
     known = [name for name in table.column_names if name != "user"]
     if column not in known:
-        raise DataError(
-            f"{prepared.folder}: the users table has no column {column!r}. {did_you_mean(column, known)}"
-        )
+        raise DataError(f"{prepared.folder}: the users table has no column {column!r}. {did_you_mean(column, known)}")
     values = table[column]
     if pa.types.is_floating(values.type) or pa.types.is_nested(values.type):
-        raise DataError(
-            f"{prepared.folder}: column {column!r} holds {values.type}; classes are text or integers."
-        )
+        raise DataError(f"{prepared.folder}: column {column!r} holds {values.type}; classes are text or integers.")
     text = pc.call_function("utf8_trim_whitespace", [pc.cast(values, pa.string())])
     filled = pc.fill_null(pc.call_function("not_equal", [text, pa.scalar("")]), False)
     labelled = pa.table({"user": table["user"], "label": text}).filter(filled)
@@ -126,9 +122,7 @@ def split_users(
                 "or change the split's fractions."
             )
     if len(np.unique(attribute.labels[train])) < 2:
-        raise DataError(
-            f"column {attribute.column!r}: all training users are of one class; label more users."
-        )
+        raise DataError(f"column {attribute.column!r}: all training users are of one class; label more users.")
     return split
 
 

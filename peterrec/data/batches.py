@@ -59,9 +59,7 @@ def tails(lengths: IntArray, *, max_length: int) -> Windows:
     return Windows(row=np.arange(len(lengths)), start=np.maximum(stop - max_length, 0), stop=stop)
 
 
-def plan(
-    lengths: IntArray, *, positions: int, seed: int = 0, epoch: int = 0, shuffle: bool = True
-) -> list[IntArray]:
+def plan(lengths: IntArray, *, positions: int, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> list[IntArray]:
     """Groups windows of `lengths` `(N,)` into batches of at most `positions` users × length (at least one window).
 
     Returns the windows of each batch. Shuffled: windows are drawn into pools of about `POOL` batches, sorted by

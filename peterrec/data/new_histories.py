@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from peterrec.data.interactions import LogColumns, LogSource, open_log
+from peterrec.data.logs.interactions import LogColumns, LogSource, open_log
 from peterrec.data.sequences import Sequences, SequenceWriter
 from peterrec.data.vocabulary import FIRST_ITEM, Vocabulary
 
@@ -69,9 +69,7 @@ def open_histories(
         with SequenceWriter(Path(temporary) / "histories") as writer:
             for first in range(0, count, BATCH_USERS):
                 span = f"number >= {first} AND number < {first + BATCH_USERS}"
-                names = con.sql(f"SELECT name FROM numbered WHERE {span} ORDER BY number").to_arrow_table()[
-                    "name"
-                ]
+                names = con.sql(f"SELECT name FROM numbered WHERE {span} ORDER BY number").to_arrow_table()["name"]
                 events = con.sql(
                     f"SELECT number, row FROM known WHERE {span} ORDER BY number, time, position"
                 ).to_arrow_table()

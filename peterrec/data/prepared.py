@@ -100,9 +100,7 @@ def item_attributes(items: pa.Table, *, column: str) -> pa.Table:
     ids = items[column].cast(pa.string())
     if ids.null_count:
         row = ids.is_null().index(True).as_py() + 1
-        raise DataError(
-            f"the items table has no id in column {column!r}, row {row}; fill it or drop the row."
-        )
+        raise DataError(f"the items table has no id in column {column!r}, row {row}; fill it or drop the row.")
     counted = ids.value_counts()
     counts = counted.field("counts").to_numpy()
     if len(counts) and counts.max() > 1:

@@ -94,9 +94,7 @@ class Sequences:
         """
         rows, starts, stops = (np.asarray(a, dtype=np.int64).reshape(-1) for a in (rows, starts, stops))
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(
-                f"{self.folder}: rows {rows.min()} to {rows.max()} asked for; it has {len(self)}"
-            )
+            raise IndexError(f"{self.folder}: rows {rows.min()} to {rows.max()} asked for; it has {len(self)}")
         if np.any(starts < 0) or np.any(stops < starts) or np.any(stops > self.lengths[rows]):
             raise IndexError(f"{self.folder}: events asked for that lie outside of their row")
         lengths = stops - starts
@@ -131,9 +129,7 @@ class _MappedFile:
             self.table = pa.ipc.open_stream(pa.BufferReader(whole)).read_all()
         schema = self.table.schema
         if not {"user", "items"} <= set(schema.names) or schema.field("items").type != pa.list_(pa.int32()):
-            raise ValueError(
-                f"{path.name} has the columns {', '.join(f'{f.name} ({f.type})' for f in schema)}"
-            )
+            raise ValueError(f"{path.name} has the columns {', '.join(f'{f.name} ({f.type})' for f in schema)}")
         if any(self.table[name].null_count for name in schema.names):
             raise ValueError(f"{path.name} has nulls")
         self.flat = np.frombuffer(whole, dtype=np.int32, count=whole.size // 4)

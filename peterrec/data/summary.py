@@ -54,10 +54,7 @@ class LengthCounts:
             return None
         lengths, users = self._sorted()
         reached = np.cumsum(users)
-        at = {
-            name: int(lengths[np.searchsorted(reached, share * self.rows)])
-            for name, share in QUANTILES.items()
-        }
+        at = {name: int(lengths[np.searchsorted(reached, share * self.rows)]) for name, share in QUANTILES.items()}
         return {
             "min": int(lengths[0]),
             **at,
@@ -147,9 +144,7 @@ def render_summary(summary: Mapping[str, Any]) -> "Group":
         for column in columns:
             table.add_column(column.replace("_", " "), justify="left" if column == "part" else "right")
     for name, part in summary["parts"].items():
-        parts.add_row(
-            name, *(f"{part[key]:,}" if key in part else "" for key in ("rows", "events", *_LEFT_OUT))
-        )
+        parts.add_row(name, *(f"{part[key]:,}" if key in part else "" for key in ("rows", "events", *_LEFT_OUT)))
         if part["lengths"] is not None:
             lengths.add_row(name, *(f"{part['lengths'][key]:,}" for key in _QUANTILES))
 

@@ -53,9 +53,7 @@ class NextItNetConfig(PreTrainedConfig):
         if min(self.dilations) < 1 or self.kernel_size < 2 or self.hidden_size < 2 or self.vocab_size < 4:
             raise ValueError("dilations must be >= 1, kernel_size and hidden_size >= 2, vocab_size >= 4.")
         if self.block == "bottleneck" and self.hidden_size % 2:
-            raise ValueError(
-                f"a bottleneck block halves hidden_size, which must be even, got {self.hidden_size}."
-            )
+            raise ValueError(f"a bottleneck block halves hidden_size, which must be even, got {self.hidden_size}.")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
 

@@ -70,15 +70,11 @@ def load_encoder(folder: Path) -> UserEncoder:
             names = set(file.keys())
             if names != set(wanted):
                 odd = sorted(names ^ set(wanted))
-                raise RefusedError(
-                    f"{path} does not hold the weights that config.json describes: {odd[0]}, …."
-                )
+                raise RefusedError(f"{path} does not hold the weights that config.json describes: {odd[0]}, ….")
             for name, target in wanted.items():
                 shape = tuple(file.get_slice(name).get_shape())
                 if shape != tuple(target.shape):
-                    raise RefusedError(
-                        f"{path}: {name} is {shape}, but config.json says {tuple(target.shape)}."
-                    )
+                    raise RefusedError(f"{path}: {name} is {shape}, but config.json says {tuple(target.shape)}.")
                 target.copy_(file.get_tensor(name))
     except SafetensorError as error:
         raise RefusedError(f"{path} is damaged ({error}).") from None

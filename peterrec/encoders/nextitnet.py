@@ -34,7 +34,5 @@ class NextItNet(UserEncoder):
             )
             for first in range(0, len(config.dilations), block.convolutions)
         )
-        self.output = (
-            None if config.tie_output else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        )
+        self.output = None if config.tie_output else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()

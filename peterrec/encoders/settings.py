@@ -26,15 +26,9 @@ class EncoderSettings(Settings):
         "plain", description="Residual block of NextItNet: Fig. 3b (plain) or Fig. 3a (bottleneck)."
     )
     dropout: float = Field(0.2, ge=0, lt=1, description="On the embeddings and on what each block adds.")
-    tie_output: bool = Field(
-        True, description="Score items with the embedding table instead of a second one."
-    )
-    max_length: int = Field(
-        200, ge=2, description="Events of a history that the encoder reads, the last ones."
-    )
-    readout: Literal["mean", "last", "tcl"] = Field(
-        "mean", description="How hidden states become the user vector."
-    )
+    tie_output: bool = Field(True, description="Score items with the embedding table instead of a second one.")
+    max_length: int = Field(200, ge=2, description="Events of a history that the encoder reads, the last ones.")
+    readout: Literal["mean", "last", "tcl"] = Field("mean", description="How hidden states become the user vector.")
 
     def config(self, *, vocab_size: int, fingerprint: str) -> NextItNetConfig:
         """The encoder's configuration; raises SettingsError where the numbers do not fit together."""

@@ -63,9 +63,7 @@ def resolve(
     """
     recipe = task(task_name)
     run = read_run(encoder, stage="pretrain")
-    settings = load_settings(
-        FinetuningSettings, layers=[(f"task {recipe.name}", recipe.training)], overrides=overrides
-    )
+    settings = load_settings(FinetuningSettings, layers=[(f"task {recipe.name}", recipe.training)], overrides=overrides)
     return Plan(
         task=recipe,
         settings=settings,

@@ -68,9 +68,7 @@ def evaluate_next_item(
         started = time.perf_counter()
         ranker = by_encoder if fit is None else _ranker_of(fit(), test, items)
         values = ranking_metrics(ranker(True), ks=KS)
-        values |= {
-            f"{metric}{KEPT}": kept for metric, kept in ranking_metrics(ranker(False), ks=(10,)).items()
-        }
+        values |= {f"{metric}{KEPT}": kept for metric, kept in ranking_metrics(ranker(False), ks=(10,)).items()}
         rows[name] = [RankingRows(_users(test), values)]
         facts = model_facts if fit is None else {"seconds": time.perf_counter() - started}
         results.append({"name": name, "role": role, "metrics": metric_intervals(rows[name]), **facts})
@@ -101,8 +99,6 @@ def _ranker_of(baseline: Any, test: Sequences, num_items: int) -> Ranker:
             found = baseline.scores(test.gather(rows, np.zeros_like(rows), test.lengths[rows]))
             return torch.from_numpy(np.array(found))  # popularity hands out a read-only view
 
-        return rank_scores(
-            score, targets, num_rows=FIRST_ITEM + num_items, histories=_whole(test) if remove else None
-        )
+        return rank_scores(score, targets, num_rows=FIRST_ITEM + num_items, histories=_whole(test) if remove else None)
 
     return rank

@@ -55,9 +55,7 @@ class Classified:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def measure(
-        self, weights: ArrayLike | None = None, *, metrics: Iterable[str] = METRICS
-    ) -> dict[str, Floats]:
+    def measure(self, weights: ArrayLike | None = None, *, metrics: Iterable[str] = METRICS) -> dict[str, Floats]:
         """The named measures, () or (R,) each."""
         return {name: getattr(self, name)(weights) for name in METRICS if name in metrics}
 
@@ -111,9 +109,7 @@ class Classified:
         gaps = _bin_sums(self._bins(flat), flat[:, self._by_confidence[0]] * self._gap, BINS)
         return _ratio(np.abs(gaps).sum(-1).reshape(weights.shape[:-1]), weights.sum(-1))
 
-    def reliability_curve(
-        self, weights: ArrayLike | None = None, *, bins: int = BINS
-    ) -> dict[str, list[float]]:
+    def reliability_curve(self, weights: ArrayLike | None = None, *, bins: int = BINS) -> dict[str, list[float]]:
         """`confidence`, `accuracy` and `count` of each bin that is not empty; weights (N,)."""
         flat = np.atleast_2d(self._weights(weights))
         order = self._by_confidence[0]

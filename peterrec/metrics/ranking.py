@@ -81,9 +81,7 @@ def rank_targets(
         part = hidden[rows].to(kind)
         return part @ items if offset is None else torch.addmm(offset, part, items)
 
-    return rank_scores(
-        score, targets, num_rows=len(table), first_row=first_row, histories=histories, chunk=chunk
-    )
+    return rank_scores(score, targets, num_rows=len(table), first_row=first_row, histories=histories, chunk=chunk)
 
 
 @torch.no_grad()

@@ -59,6 +59,4 @@ def next_item_loss(encoder: UserEncoder, batch: NextItemBatch) -> Tensor:
     rows = valid.t().reshape(-1).nonzero().squeeze(1)
     flat = hidden.transpose(0, 1).reshape(-1, hidden.shape[-1])
     targets = batch.targets.t().reshape(-1)
-    return exact_softmax_loss(
-        flat.index_select(0, rows), encoder.score_table(), targets.index_select(0, rows)
-    )
+    return exact_softmax_loss(flat.index_select(0, rows), encoder.score_table(), targets.index_select(0, rows))

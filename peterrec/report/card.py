@@ -15,8 +15,7 @@ WHAT = {
     "compare": "A comparison of adapters on one task and one split.",
 }
 INTENDED = {
-    "prepare": "Training and evaluating encoders. The sequences are records of people: keep and share them "
-    "as such.",
+    "prepare": "Training and evaluating encoders. The sequences are records of people: keep and share them as such.",
     "pretrain": "A starting point for adapters, and recommendation of items from its own vocabulary. Items "
     "that it has not seen are left out of a history.",
     "finetune": "Aggregate statistics and recommendation for populations like the one it was measured on.",

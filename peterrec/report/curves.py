@@ -46,9 +46,7 @@ def _panel(curves: Entries, clock: str, metric: str | None) -> list[Line]:
     by_name = len({name for name, _ in runs}) > 1  # several models: a colour for each, its seeds alike
     lines = []
     for (name, seed), entries in runs.items():
-        values = [
-            e.get("loss") if metric is None else (e.get("validation") or {}).get(metric) for e in entries
-        ]
+        values = [e.get("loss") if metric is None else (e.get("validation") or {}).get(metric) for e in entries]
         pairs = [(finite(e.get(clock)), finite(value)) for e, value in zip(entries, values, strict=True)]
         known = [(x, y) for x, y in pairs if x is not None and y is not None]
         if known:
@@ -61,18 +59,14 @@ def curves_svg(curves: Entries, *, metric: str | None, prefix: str, label: str) 
 
     Up to six seeds (or models) have a colour each. Where epochs were logged more than once, steps count.
     """
-    repeated = any(
-        len({e.get("epoch") for e in entries}) < len(entries) for entries in _runs(curves).values()
-    )
+    repeated = any(len({e.get("epoch") for e in entries}) < len(entries) for entries in _runs(curves).values())
     clock = "step" if repeated or all(entry.get("epoch") is None for entry in curves) else "epoch"
     watched = [("training loss", None), *([(f"validation {label_of(metric)}", metric)] if metric else [])]
     panels = [(title, name, lines) for title, name in watched if (lines := _panel(curves, clock, name))]
     groups = list(dict.fromkeys(line.group for _, _, lines in panels for line in lines))
     coloured = len(groups) <= len(SERIES)
     looks: dict[str, dict[str, Any]] = {
-        group: {"color": COLOURS[SERIES[i]], "linestyle": DASHES[i]}
-        if coloured
-        else {"color": COLOURS["model"]}
+        group: {"color": COLOURS[SERIES[i]], "linestyle": DASHES[i]} if coloured else {"color": COLOURS["model"]}
         for i, group in enumerate(groups)
     }
     legend_rows = -(-len(groups) // 2) if coloured and len(groups) > 1 else 0

@@ -20,6 +20,4 @@ def write_results(
 
     folder.write_json("metrics.json", metrics)
     folder.write_text("README.md", card_markdown(metrics, title=title, settings=settings, usage=usage))
-    folder.write_text(
-        "report.html", report_html(metrics, title=title, settings=settings, usage=usage, summary=summary)
-    )
+    folder.write_text("report.html", report_html(metrics, title=title, settings=settings, usage=usage, summary=summary))

@@ -63,9 +63,7 @@ def _parts_html(summary: Summary) -> str:
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
     if not columns:
         return ""
-    head = "".join(
-        f'<th scope="col">{escape(plain(key).replace("_", " "))}</th>' for key in ["part", *columns]
-    )
+    head = "".join(f'<th scope="col">{escape(plain(key).replace("_", " "))}</th>' for key in ["part", *columns])
     body = "".join(
         f'<tr><th scope="row">{escape(plain(name))}</th>'
         + "".join(f"<td>{row.get(key, ABSENT)}</td>" for key in columns)
@@ -82,12 +80,7 @@ def distributions(value: object, name: str, *, prefix: str, bare: bool) -> Itera
     """
     if not isinstance(value, Mapping):
         return
-    title = (
-        plain(name)
-        .replace("_", " ")
-        .replace("length histogram", "lengths")
-        .replace("histogram", "history lengths")
-    )
+    title = plain(name).replace("_", " ").replace("length histogram", "lengths").replace("histogram", "history lengths")
     if "edges" in value and "counts" in value:
         what = "Users by number of events; a bar holds those from the number at its left to below the next."
         edges, counts = list(value["edges"]), list(value["counts"])
@@ -99,9 +92,7 @@ def distributions(value: object, name: str, *, prefix: str, bare: bool) -> Itera
         return
     shares = value.get("shares")
     if isinstance(shares, list):
-        bars = [
-            (str(e.get("value")), e.get("count", e.get("share"))) for e in shares if isinstance(e, Mapping)
-        ]
+        bars = [(str(e.get("value")), e.get("count", e.get("share"))) for e in shares if isinstance(e, Mapping)]
     else:
         bars = [(str(key), number) for key, number in value.items()] if bare else []
     known = [(label, number) for label, raw in bars if (number := finite(raw)) is not None]

@@ -126,11 +126,7 @@ def _facts(metrics: Metrics) -> str:
 def _section(heading: str, body: str, *, half: bool = False) -> str:
     name = heading.lower().replace(" ", "-")
     kind = ' class="half"' if half else ""  # two halves stand beside each other where the window is wide
-    return (
-        f'<section{kind} aria-labelledby="{name}"><h2 id="{name}">{heading}</h2>{body}</section>'
-        if body
-        else ""
-    )
+    return f'<section{kind} aria-labelledby="{name}"><h2 id="{name}">{heading}</h2>{body}</section>' if body else ""
 
 
 def _details(heading: str, pairs: Sequence[tuple[str, str]]) -> str:
@@ -163,10 +159,7 @@ def _forest(metrics: Metrics) -> str:
     metric = reading.main_metric(metrics)
     if metric is None:
         return ""
-    rows = [
-        (r.get("name", ""), r.get("role", "model"), reading.figure_of(r, metric))
-        for r in reading.results(metrics)
-    ]
+    rows = [(r.get("name", ""), r.get("role", "model"), reading.figure_of(r, metric)) for r in reading.results(metrics)]
     dots = [dot for row in rows if (dot := _dot(*row)) is not None]
     if len(dots) < 2:
         return ""
@@ -208,20 +201,14 @@ def _curves(metrics: Metrics) -> str:
 
 def _confusion(metrics: Metrics) -> str:
     table = tables.confusion_html(metrics.get("confusion") or {})
-    note = (
-        "Each row holds the users of one true class; the shade is their share, the outlined cells are right."
-    )
+    note = "Each row holds the users of one true class; the shade is their share, the outlined cells are right."
     return f'{table}<p class="note">{note}</p>' if table else ""
 
 
 def _calibration(metrics: Metrics) -> str:
     what = "Accuracy against confidence"
-    svg = plots.calibration_svg(
-        metrics.get("calibration") or {}, prefix="calibration", label=f"{what}, by bins."
-    )
-    caption = (
-        f"{what}: on the dashed line the model is as often right as it claims; below it, it claims too much."
-    )
+    svg = plots.calibration_svg(metrics.get("calibration") or {}, prefix="calibration", label=f"{what}, by bins.")
+    caption = f"{what}: on the dashed line the model is as often right as it claims; below it, it claims too much."
     return _figure(svg, caption)
 
 

@@ -48,9 +48,7 @@ def forest_svg(dots: Sequence[Dot], *, prefix: str, label: str, zero: bool = Fal
             if dot.role == "ceiling" and not zero:
                 axes.axvline(dot.value, color=colour, linewidth=1, linestyle=(0, (3, 3)))
             if dot.low is not None and dot.high is not None:
-                axes.plot(
-                    [dot.low, dot.high], [row + 0.72] * 2, color=colour, linewidth=2, solid_capstyle="butt"
-                )
+                axes.plot([dot.low, dot.high], [row + 0.72] * 2, color=colour, linewidth=2, solid_capstyle="butt")
             face = colour if dot.role == "model" else COLOURS["card"]
             marker = MARKERS.get(dot.role, "o")
             axes.plot(
@@ -96,9 +94,7 @@ def calibration_svg(calibration: Mapping[str, Any], *, prefix: str, label: str) 
         figure.set_layout_engine("constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         upper.plot([0, 1], [0, 1], color=COLOURS["muted"], linestyle=(0, (4, 3)), linewidth=1)
-        upper.plot(
-            confidence, accuracy, "o-", color=COLOURS["model"], markersize=6, linewidth=1.6, clip_on=False
-        )
+        upper.plot(confidence, accuracy, "o-", color=COLOURS["model"], markersize=6, linewidth=1.6, clip_on=False)
         upper.set_ylim(0, 1)
         upper.set_xlim(0, 1)
         upper.set_ylabel("accuracy")
@@ -133,9 +129,7 @@ def bars_svg(bars: Sequence[tuple[str, float, str]], *, prefix: str, label: str)
     return inline_svg(draw, height=height, prefix=prefix, label=label) if bars else ""
 
 
-def histogram_svg(
-    edges: Sequence[float], counts: Sequence[float], *, axis: str, prefix: str, label: str
-) -> str:
+def histogram_svg(edges: Sequence[float], counts: Sequence[float], *, axis: str, prefix: str, label: str) -> str:
     """Counts between `edges` (one more than counts), a bar of the same width each, since bins may widen."""
     if not counts or len(edges) != len(counts) + 1:
         return ""

@@ -83,9 +83,7 @@ def inline_svg(draw: Callable[["Figure"], None], *, height: float, prefix: str, 
         page = io.StringIO()
         figure.savefig(page, format="svg", transparent=True, metadata={"Date": None})
     svg = page.getvalue()
-    svg = re.sub(
-        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.S
-    )
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.S)
     names = {value: f"var(--{name})" for name, value in COLOURS.items()}
 
     def tag(match: re.Match[str]) -> str:

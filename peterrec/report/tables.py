@@ -178,9 +178,7 @@ def class_recalls(confusion: Mapping[str, Any]) -> list[tuple[str, float, float 
     for index, (label, row) in enumerate(zip(labels, matrix, strict=False)):
         counts = [reading.finite(value) or 0.0 for value in row]
         total = sum(counts)
-        recalls.append(
-            (reading.plain(label), total, counts[index] / total if total and index < len(row) else None)
-        )
+        recalls.append((reading.plain(label), total, counts[index] / total if total and index < len(row) else None))
     return recalls
 
 
@@ -219,7 +217,5 @@ def confusion_html(confusion: Mapping[str, Any]) -> str:
 
 def pairs_html(pairs: Sequence[tuple[str, str]], label: str) -> str:
     """Names and values as a table of two columns."""
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in pairs
-    )
+    body = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in pairs)
     return scrolling(f'<table class="pairs"><tbody>{body}</tbody></table>', label)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from peterrec.data.interactions import CheckReport, LogColumns, LogSource, inspect_log
-from peterrec.data.labels import read_labels
+from peterrec.data.logs.interactions import CheckReport, LogColumns, LogSource, inspect_log
+from peterrec.data.logs.labels import read_labels
 
 
 def run(
@@ -24,9 +24,7 @@ def run(
     `report.ok` says whether all rows can be used; `report.to_json()` and `report.render()` show it. Raises
     ResourceError if memory or disk gives out.
     """
-    with inspect_log(
-        paths, columns, memory_limit=memory_limit, threads=threads, temp_directory=temp_directory
-    ) as log:
+    with inspect_log(paths, columns, memory_limit=memory_limit, threads=threads, temp_directory=temp_directory) as log:
         if users is None:
             return log.report
         # Without a readable log nobody is known, and everybody would be reported as absent from it.

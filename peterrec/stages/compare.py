@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 from peterrec.catalogue import adapter
 from peterrec.encoders.loading import encoder_revision
 from peterrec.errors import SettingsError, did_you_mean
-from peterrec.metrics.intervals import ClassificationRows, metric_intervals, paired_gain
-from peterrec.run_folder import FORMAT_VERSION, output_folder
-from peterrec.settings import dump
 from peterrec.evaluation.arena import (
     Arena,
     baselines,
@@ -27,8 +24,11 @@ from peterrec.evaluation.arena import (
     result_of,
     run_contestant,
 )
-from peterrec.report.files import write_results
 from peterrec.evaluation.world import world_of
+from peterrec.metrics.intervals import ClassificationRows, metric_intervals, paired_gain
+from peterrec.report.files import write_results
+from peterrec.run_folder import FORMAT_VERSION, output_folder
+from peterrec.settings import dump
 from peterrec.training.progress import Mode
 from peterrec.training.tracking import Mode as TrackerMode
 from peterrec.training.tracking import open_tracker
@@ -137,9 +137,7 @@ def run(
                 metrics,
                 title=f"{plan.task.name}: adapters and baselines",
                 settings=resolved,
-                usage=[
-                    f"peterrec finetune --task {plan.task.name} --adapter {first} --encoder {encoder.name}"
-                ],
+                usage=[f"peterrec finetune --task {plan.task.name} --adapter {first} --encoder {encoder.name}"],
                 summary=arena.prepared.summary,
             )
             _track(tracker, metrics)
@@ -159,9 +157,7 @@ def _count(fitted: dict[int, Fitted]) -> int:
     return sum(len(one.probabilities) for one in fitted.values())
 
 
-def _gains(
-    first: str, rows: dict[str, list[ClassificationRows]], *, metrics: Sequence[str] | dict
-) -> list[dict]:
+def _gains(first: str, rows: dict[str, list[ClassificationRows]], *, metrics: Sequence[str] | dict) -> list[dict]:
     gains = []
     for metric in metrics:
         for name, theirs in rows.items():
@@ -184,8 +180,7 @@ def _ceiling(arena: Arena) -> tuple[list[dict[str, Any]], dict[str, list[Classif
     items = [arena.prepared.vocabulary.ids(histories.items_of(int(row))) for row in tested]
     posterior = world.oracle_attribute(arena.plan.task.column, items)[:, columns]
     found: dict[int, NDArray[np.float64]] = {
-        seed: posterior[np.searchsorted(tested, attribute.rows[split.test])]
-        for seed, split in arena.splits.items()
+        seed: posterior[np.searchsorted(tested, attribute.rows[split.test])] for seed, split in arena.splits.items()
     }
     rows = arena.rows(found)
     seconds = time.perf_counter() - started

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peterrec.data.interactions import LogColumns, LogSource
+from peterrec.data.logs.interactions import LogColumns, LogSource
 from peterrec.data.new_histories import open_histories
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.encoders.loading import load_encoder

@@ -43,9 +43,7 @@ def run(
     run_facts = read_run(model)
     stage = run_facts["stage"]
     if stage not in ("pretrain", "finetune"):
-        raise SettingsError(
-            f"{model} is the output of `peterrec {stage}`; give that of pretrain or finetune."
-        )
+        raise SettingsError(f"{model} is the output of `peterrec {stage}`; give that of pretrain or finetune.")
     where = choose_device(device)
     resolved = {"model": model.name, "stage": stage, "data": None if data is None else data.name}
     own = Path(run_facts["inputs"]["data"])
@@ -82,14 +80,12 @@ def _task(model: Path, prepared: PreparedLog, *, encoder: Path | None, device: A
     _same_vocabulary(model, loaded.vocabulary, prepared)
     attribute = read_attribute(prepared, column=facts.task.column, classes=facts.classes)
     parts = pq.read_table(model / "split.parquet")
-    learned = parts.filter(pc.call_function(
-            "is_in", [parts["part"]], pc.SetLookupOptions(value_set=pa.array(["train", "validation"]))
-        ))["user"]
+    learned = parts.filter(
+        pc.call_function("is_in", [parts["part"]], pc.SetLookupOptions(value_set=pa.array(["train", "validation"])))
+    )["user"]
     fresh = ~np.isin(attribute.users, np.asarray(learned.to_pylist(), dtype=np.str_))
     if not fresh.any():
-        raise DataError(
-            f"{prepared.folder}: every labelled user was used to train {model}; none is left to test."
-        )
+        raise DataError(f"{prepared.folder}: every labelled user was used to train {model}; none is left to test.")
     rows, labels = attribute.rows[fresh], attribute.labels[fresh]
     probabilities = predict(
         loaded.model.to(device),

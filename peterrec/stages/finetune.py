@@ -90,9 +90,7 @@ def run(
                 save_task(first.model, folder=temporary, facts=facts)
                 (temporary / "task.toml").write_text(_recipe_text(plan.task), encoding="utf-8")
                 (temporary / "adapter.toml").write_text(_recipe_text(recipe), encoding="utf-8")
-                pq.write_table(
-                    predictions(fitted, arena), temporary / "predictions.parquet", compression="zstd"
-                )
+                pq.write_table(predictions(fitted, arena), temporary / "predictions.parquet", compression="zstd")
                 pq.write_table(_parts(arena, seed), temporary / "split.parquet", compression="zstd")
             write_results(
                 folder,

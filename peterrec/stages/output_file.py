@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from peterrec.data.labels import read_labels
+from peterrec.data.logs.labels import read_labels
 from peterrec.errors import SettingsError
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peterrec.data.interactions import LogColumns, LogSource
+from peterrec.data.logs.interactions import LogColumns, LogSource
 from peterrec.data.new_histories import open_histories
+from peterrec.inference import choose_device
 from peterrec.run_folder import atomic_file
 from peterrec.stages.output_file import refuse_existing, wanted_users
 from peterrec.task_run import load_task
-from peterrec.inference import choose_device
 from peterrec.training.finetuning import predict
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from peterrec.data.interactions import (
+from peterrec.data.logs.interactions import (
     DROP_HINT,
     CheckReport,
     InteractionLog,
@@ -19,8 +19,8 @@ from peterrec.data.interactions import (
     Problem,
     open_log,
 )
-from peterrec.data.labels import read_labels
-from peterrec.data.log_parts import refuse_lack_of_room
+from peterrec.data.logs.labels import read_labels
+from peterrec.data.logs.parts import refuse_lack_of_room
 from peterrec.data.numbering import known_items, number_items, number_log, one_row
 from peterrec.data.prepared import PARTS, PartFigures, item_attributes, write_parts
 from peterrec.data.splits import Cuts, Split, choose
@@ -107,9 +107,7 @@ def run(
         labels, notes = None, _told(log.report, "note")
         if users is not None:
             all_kept = not any(rare.values())
-            labels, report = _labels(
-                log.con, users, column=users_column, bad_rows=bad_rows, all_kept=all_kept
-            )
+            labels, report = _labels(log.con, users, column=users_column, bad_rows=bad_rows, all_kept=all_kept)
             notes += [f"users table: {note}" for note in _told(report, "bad_row") + _told(report, "note")]
         with folder.files() as temporary:
             figures = write_parts(log.con, cuts=cuts, folder=temporary)
@@ -149,9 +147,7 @@ def _labels(
     table, report = read_labels(users, user=column, known_users=known)
     if report.fatal or (bad_rows == "fail" and not report.ok):
         raise report.refusal(hint="" if report.fatal else DROP_HINT)
-    return table.filter(
-        pc.call_function("is_in", [table["user"]], pc.SetLookupOptions(value_set=left))
-    ), report
+    return table.filter(pc.call_function("is_in", [table["user"]], pc.SetLookupOptions(value_set=left))), report
 
 
 def _sizes(log: InteractionLog) -> dict[str, Any]:

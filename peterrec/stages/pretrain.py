@@ -10,10 +10,10 @@ from peterrec.data.prepared import open_prepared
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.loading import encoder_class, encoder_revision, save_encoder
 from peterrec.encoders.settings import EncoderSettings
-from peterrec.run_folder import FORMAT_VERSION, output_folder
-from peterrec.settings import Settings, dump, to_toml
 from peterrec.evaluation.next_item import evaluate_next_item, protocol
 from peterrec.report.files import write_results
+from peterrec.run_folder import FORMAT_VERSION, output_folder
+from peterrec.settings import Settings, dump, to_toml
 from peterrec.training.loop import train
 from peterrec.training.pretraining import NextItemProgram, ObjectiveSettings, PretrainingSettings
 from peterrec.training.progress import Mode, Progress
@@ -26,9 +26,7 @@ class PretrainSettings(Settings):
 
     encoder: EncoderSettings = Field(EncoderSettings.model_validate({}), description="The user encoder.")
     objective: ObjectiveSettings = Field(ObjectiveSettings.model_validate({}), description="What it learns.")
-    training: PretrainingSettings = Field(
-        PretrainingSettings.model_validate({}), description="How it is trained."
-    )
+    training: PretrainingSettings = Field(PretrainingSettings.model_validate({}), description="How it is trained.")
 
 
 def run(

@@ -33,14 +33,10 @@ def run(name: str, *, settings: type[BaseModel] | None = None) -> str:
         return show_run(Path(name))
     kinds = [kind for kind in KINDS if name in names(kind)]
     if len(kinds) > 1:
-        raise SettingsError(
-            f"{name!r} is in several catalogues: show {' or '.join(f'{k}/{name}' for k in kinds)}."
-        )
+        raise SettingsError(f"{name!r} is in several catalogues: show {' or '.join(f'{k}/{name}' for k in kinds)}.")
     if not kinds:
         known = [recipe for kind in KINDS for recipe in names(kind)]
-        raise SettingsError(
-            f"no recipe and no folder of a run is called {name!r}. {did_you_mean(name, known)}"
-        )
+        raise SettingsError(f"no recipe and no folder of a run is called {name!r}. {did_you_mean(name, known)}")
     return _recipe(kinds[0], name)
 
 

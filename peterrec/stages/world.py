@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from peterrec.data.interactions import LogColumns
+from peterrec.data.logs.interactions import LogColumns
 from peterrec.data.synthetic import World, WorldSettings
 from peterrec.evaluation.world import note_world
 from peterrec.run_folder import atomic_folder

@@ -64,9 +64,7 @@ class Updater:
         if not self._deferred and not math.isfinite(value := loss.item()):
             raise NotFiniteError(step, f"the loss is {value}")
         self._accelerator.backward(loss)
-        norm = self._accelerator.clip_grad_norm_(
-            list(self.parameters.values()), self._settings.clip or math.inf
-        )
+        norm = self._accelerator.clip_grad_norm_(list(self.parameters.values()), self._settings.clip or math.inf)
         assert norm is not None
         if self._deferred:
             bad = ~(torch.isfinite(norm) & torch.isfinite(loss.detach()))

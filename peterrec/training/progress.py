@@ -17,9 +17,7 @@ class Progress:
     The bar shows a running mean of the loss and the targets a second since the epoch began.
     """
 
-    def __init__(
-        self, mode: Mode = "auto", *, title: str = "training", console: Console | None = None
-    ) -> None:
+    def __init__(self, mode: Mode = "auto", *, title: str = "training", console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.mode: Mode = ("bars" if self.console.is_terminal else "lines") if mode == "auto" else mode
         self._title = title
@@ -51,9 +49,7 @@ class Progress:
         """Epoch `number` (from 1) of `steps` begins, `done` of which an earlier process made."""
         self._targets, self._began = 0, time.perf_counter()
         if self._bars is not None:
-            self._bars.reset(
-                self._steps, total=steps, completed=done, description=f"epoch {number}", figures=""
-            )
+            self._bars.reset(self._steps, total=steps, completed=done, description=f"epoch {number}", figures="")
 
     def step(self, *, targets: int) -> None:
         """A step on `targets` targets is on its way."""

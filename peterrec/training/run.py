@@ -195,9 +195,7 @@ class TrainingRun:
     def interrupted(self) -> InterruptedRun:
         """What to raise after a signal."""
         kept = "run the same command to go on" if self.checkpoints is not None else "nothing was saved"
-        return InterruptedRun(
-            f"Interrupted in epoch {self.state.epoch} after step {self.state.step}; {kept}."
-        )
+        return InterruptedRun(f"Interrupted in epoch {self.state.epoch} after step {self.state.step}; {kept}.")
 
     def diverged(self, problem: NotFiniteError) -> DivergedError:
         """What to tell the user of a loss or gradient that is not finite."""

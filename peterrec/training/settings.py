@@ -33,9 +33,7 @@ class TrainingSettings(Settings):
     patience: int = Field(
         5, ge=0, description="Stop after so many validations without a better one; 0 trains all epochs."
     )
-    validate_every: int = Field(
-        1, ge=1, description="Epochs between validations; the last epoch always has one."
-    )
+    validate_every: int = Field(1, ge=1, description="Epochs between validations; the last epoch always has one.")
 
     checkpoint_every: int = Field(
         500, ge=0, description="Steps between checkpoints; each epoch ends with one anyway. 0: only those."

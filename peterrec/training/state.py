@@ -60,9 +60,7 @@ def restore(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     learning = learning_tensors(model)
     if {n: t.shape for n, t in learning.items()} != {n: t.shape for n, t in tensors.items()}:
         differing = sorted(learning.keys() ^ tensors.keys()) or "shapes"
-        raise RefusedError(
-            f"The checkpoint is one of another model ({differing}); start afresh with --overwrite."
-        )
+        raise RefusedError(f"The checkpoint is one of another model ({differing}); start afresh with --overwrite.")
     with torch.no_grad():
         for name, tensor in learning.items():
             tensor.copy_(tensors[name])

@@ -94,9 +94,7 @@ def test_order_does_not_matter_and_repeats_are_damped():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (DATA / "ml1m_users.parquet").exists(), reason="MovieLens-1M is not at ../shared/data"
-)
+@pytest.mark.skipif(not (DATA / "ml1m_users.parquet").exists(), reason="MovieLens-1M is not at ../shared/data")
 @pytest.mark.parametrize(
     ("column", "seeds", "accuracy", "area"),
     [("gender", 3, 0.812, 0.864), ("age", 1, 0.515, 0.837), ("occupation", 1, 0.202, 0.668)],
@@ -110,15 +108,11 @@ def test_known_figures_on_movielens(column, seeds, accuracy, area):
     classes, labels = np.unique(users[column], return_inverse=True)
 
     def of(chosen: np.ndarray) -> Histories:
-        return np.concatenate([histories[user] for user in chosen]), np.array(
-            [len(histories[u]) for u in chosen]
-        )
+        return np.concatenate([histories[user] for user in chosen]), np.array([len(histories[u]) for u in chosen])
 
     found = []
     for seed in range(seeds):
-        rest, test = train_test_split(
-            np.arange(len(labels)), test_size=0.27, stratify=labels, random_state=seed
-        )
+        rest, test = train_test_split(np.arange(len(labels)), test_size=0.27, stratify=labels, random_state=seed)
         train, _ = train_test_split(rest, train_size=0.70 / 0.73, stratify=labels[rest], random_state=seed)
         model = BagOfItems(len(films)).fit(of(train), labels[train], num_classes=len(classes))
         found.append(classification_metrics(labels[test], model.predict(of(test))))

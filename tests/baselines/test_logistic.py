@@ -25,9 +25,7 @@ def test_it_is_at_the_optimum_whatever_the_scale_of_the_features(classes, scale)
     features, labels = linear(0, classes=classes)
     found = Logistic(C=0.5 / scale**2).fit(csr_array(features * scale), labels, num_classes=classes)
     exact = LogisticRegression(C=0.5, tol=1e-10, max_iter=10_000).fit(features, labels)
-    assert found.predict(csr_array(features * scale)) == pytest.approx(
-        exact.predict_proba(features), abs=5e-3
-    )
+    assert found.predict(csr_array(features * scale)) == pytest.approx(exact.predict_proba(features), abs=5e-3)
 
 
 @pytest.mark.parametrize(("skill", "least", "most"), [(0.0, 0.0, 0.2), (20.0, 3.0, np.inf)])

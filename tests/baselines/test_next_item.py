@@ -45,9 +45,7 @@ def test_markov_counts_what_followed_the_last_item_then_popularity():
     empty = 0
     for items, row in zip(item_lists(test), scores, strict=True):
         empty += not items
-        assert np.floor(row[3:]).tolist() == [
-            pairs[items[-1], after] if items else 0 for after in range(3, 3 + ITEMS)
-        ]
+        assert np.floor(row[3:]).tolist() == [pairs[items[-1], after] if items else 0 for after in range(3, 3 + ITEMS)]
         order = np.argsort(row[3:] - np.floor(row[3:]), kind="stable")
         assert [popular[3 + i] for i in order] == sorted(popular[3 + i] for i in range(ITEMS))
     assert empty
@@ -82,9 +80,7 @@ def test_knn_blocks_do_not_matter(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (DATA / "ml1m_ratings.parquet").exists(), reason="MovieLens-1M is not at ../shared/data"
-)
+@pytest.mark.skipif(not (DATA / "ml1m_ratings.parquet").exists(), reason="MovieLens-1M is not at ../shared/data")
 @pytest.mark.parametrize(
     ("ranker", "hit", "gain"),
     [(PopularityRanker, 0.037, 0.018), (ItemKNN, 0.146, 0.077), (MarkovRanker, 0.215, 0.126)],

@@ -23,9 +23,7 @@ def attribute(labels) -> Attribute:
 
 
 def split(labels, seed=0, budget=None, fractions=(0.7, 0.03, 0.27), stratified=True):
-    return split_users(
-        attribute(labels), fractions=fractions, stratified=stratified, seed=seed, budget=budget
-    )
+    return split_users(attribute(labels), fractions=fractions, stratified=stratified, seed=seed, budget=budget)
 
 
 def test_the_labels_are_those_of_the_table(prepared_folder):
@@ -46,16 +44,12 @@ def relabelled(prepared_folder, tmp_path, column):
     folder = tmp_path / "prepared"
     shutil.copytree(prepared_folder, folder)
     users = open_prepared(prepared_folder).labels()["user"]
-    pq.write_table(
-        pa.table({"user": users, "gender": pa.array(column(len(users)))}), folder / "users.parquet"
-    )
+    pq.write_table(pa.table({"user": users, "gender": pa.array(column(len(users)))}), folder / "users.parquet")
     return open_prepared(folder)
 
 
 def test_users_without_a_label_are_left_out_and_counted(prepared_folder, tmp_path):
-    prepared = relabelled(
-        prepared_folder, tmp_path, lambda n: ["f", "m", None, " "] * (n // 4) + ["f"] * (n % 4)
-    )
+    prepared = relabelled(prepared_folder, tmp_path, lambda n: ["f", "m", None, " "] * (n // 4) + ["f"] * (n % 4))
     found = read_attribute(prepared, column="gender")
     assert found.classes == ("f", "m")
     assert found.unlabelled == 2 * (400 // 4)
@@ -84,9 +78,7 @@ def test_an_unknown_column_suggests_the_near_one(prepared_folder):
 def test_parts_are_disjoint_and_complete_and_classes_keep_their_shares():
     labels = np.random.default_rng(0).choice(3, size=2000, p=[0.7, 0.28, 0.02])
     found = split(labels)
-    assert np.array_equal(
-        np.sort(np.concatenate([found.train, found.validation, found.test])), np.arange(2000)
-    )
+    assert np.array_equal(np.sort(np.concatenate([found.train, found.validation, found.test])), np.arange(2000))
     assert (len(found.train), len(found.test)) == pytest.approx((1400, 540), abs=4)
     for label in range(3):
         assert np.mean(labels[found.test] == label) == pytest.approx(np.mean(labels == label), abs=0.004)

@@ -35,9 +35,7 @@ def test_cuts_move_between_epochs_and_repeat_with_the_seed():
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 40), max_size=200), positions=st.integers(1, 300), shuffle=st.booleans()
-)
+@given(lengths=st.lists(st.integers(1, 40), max_size=200), positions=st.integers(1, 300), shuffle=st.booleans())
 def test_a_plan_uses_each_window_once_and_keeps_within_the_positions(lengths, positions, shuffle):
     lengths = np.array(lengths, dtype=np.int64)
     batches = plan(lengths, positions=positions, seed=1, epoch=2, shuffle=shuffle)

@@ -6,7 +6,7 @@ import shutil
 import pyarrow as pa
 import pytest
 
-from peterrec.data.interactions import LogColumns
+from peterrec.data.logs.interactions import LogColumns
 from peterrec.data.prepared import PARTS, open_prepared
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.errors import DataError, RefusedError, SettingsError

@@ -119,9 +119,7 @@ def test_gather_equals_slices(tmp_path, per_batch):
 
 
 def test_gather_refuses_what_does_not_exist(tmp_path):
-    sequences = Sequences(
-        write(tmp_path / "part", ["a", "b"], [np.array([3, 4], np.int32), np.array([5], np.int32)])
-    )
+    sequences = Sequences(write(tmp_path / "part", ["a", "b"], [np.array([3, 4], np.int32), np.array([5], np.int32)]))
     for rows, starts, stops in (
         ([2], [0], [0]),
         ([-1], [0], [1]),

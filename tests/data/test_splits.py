@@ -28,12 +28,8 @@ def connection(rows):
     con.execute("SET threads = 1")
     columns = dict(zip(("user", "item", "time", "position"), map(list, zip(*rows, strict=True)), strict=True))
     con.register("rows", pa.table(columns))
-    con.execute(
-        "CREATE TABLE log AS SELECT user::INTEGER AS user, item::INTEGER AS item, time, position FROM rows"
-    )
-    con.execute(
-        "CREATE TABLE users AS SELECT user, 'u' || user AS name, count(*) AS events FROM log GROUP BY user"
-    )
+    con.execute("CREATE TABLE log AS SELECT user::INTEGER AS user, item::INTEGER AS item, time, position FROM rows")
+    con.execute("CREATE TABLE users AS SELECT user, 'u' || user AS name, count(*) AS events FROM log GROUP BY user")
     return con
 
 
@@ -81,9 +77,7 @@ def test_leave_one_out_keeps_short_users_for_training():
 
 
 @pytest.mark.parametrize("users", [1, 2, 3, 10, 33, 100])
-@pytest.mark.parametrize(
-    "fractions", [(0.7, 0.03, 0.27), (0.29, 0.71, 0.0), (1.0, 0.0, 0.0), (0.5, 0.25, 0.25)]
-)
+@pytest.mark.parametrize("fractions", [(0.7, 0.03, 0.27), (0.29, 0.71, 0.0), (1.0, 0.0, 0.0), (0.5, 0.25, 0.25)])
 def test_by_user_gives_exact_shares_by_a_hash_of_seed_and_id(users, fractions):
     rows = log_of(users, users=users)
     for seed in (0, 7):

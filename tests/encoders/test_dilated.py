@@ -32,9 +32,7 @@ def layer_norm(x: np.ndarray, eps: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize(
-    ("taps", "dilation", "length"), [(3, 1, 7), (3, 4, 5), (3, 2, 9), (5, 3, 11), (3, 8, 1)]
-)
+@pytest.mark.parametrize(("taps", "dilation", "length"), [(3, 1, 7), (3, 4, 5), (3, 2, 9), (5, 3, 11), (3, 8, 1)])
 def test_convolution_equals_its_definition(causal, taps, dilation, length):
     conv = DilatedConv(4, 6, kernel_size=taps, dilation=dilation, causal=causal).double()
     x = torch.randn(3, length, 4, dtype=torch.float64)

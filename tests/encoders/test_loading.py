@@ -38,9 +38,7 @@ def test_the_files_are_those_of_save_pretrained(saved, tmp_path):
     encoder.save_pretrained(tmp_path / "stock")
     ours, stock = (json.loads((f / "config.json").read_text()) for f in (folder, tmp_path / "stock"))
     assert ours == {key: value for key, value in stock.items() if key in ours}
-    assert set(load_file(tmp_path / "stock" / "model.safetensors")) == set(
-        load_file(folder / "model.safetensors")
-    )
+    assert set(load_file(tmp_path / "stock" / "model.safetensors")) == set(load_file(folder / "model.safetensors"))
 
 
 def test_a_folder_without_an_encoder_says_so(tmp_path):

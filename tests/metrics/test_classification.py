@@ -35,9 +35,7 @@ def test_scikit_learn_agrees(classes, weighted):
         for c in ([1] if classes == 2 else range(classes))
     ]
     assert found["accuracy"] == pytest.approx(reference.accuracy_score(labels, predicted, **given_))
-    assert found["balanced_accuracy"] == pytest.approx(
-        reference.balanced_accuracy_score(labels, predicted, **given_)
-    )
+    assert found["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(labels, predicted, **given_))
     assert found["macro_f1"] == pytest.approx(
         reference.f1_score(labels, predicted, average="macro", zero_division=0, **given_)
     )
@@ -79,9 +77,7 @@ def test_a_weight_is_a_number_of_repeats(classes, coarse):
         for name, value in repeats.measure().items():
             if name != "calibration_error" or coarse:  # distinct confidences: repeats share a bin here too
                 assert replicates[name][row] == pytest.approx(float(value), nan_ok=True), name
-        assert repeats.confusion_matrix() == pytest.approx(
-            Classified(labels, probabilities).confusion_matrix(weight)
-        )
+        assert repeats.confusion_matrix() == pytest.approx(Classified(labels, probabilities).confusion_matrix(weight))
     assert set(replicates) == set(METRICS)
 
 

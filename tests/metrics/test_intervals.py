@@ -112,9 +112,7 @@ def test_a_paired_gain_is_far_surer_than_the_models_are():
     assert (gain.low, gain.value, gain.high) == pytest.approx((0.01, 0.01, 0.01))
     order = random.permutation(400)
     moved = RankingRows(users[order], {"hr@10": hard[order]})
-    moved_gain = paired_gain(
-        [strong, strong], [moved], metric="hr@10"
-    )  # seeds may differ in number, rows in order
+    moved_gain = paired_gain([strong, strong], [moved], metric="hr@10")  # seeds may differ in number, rows in order
     assert moved_gain is not None
     assert (moved_gain.low, moved_gain.high) == pytest.approx((0.01, 0.01))
 

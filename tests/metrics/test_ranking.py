@@ -47,9 +47,7 @@ def test_expectation_is_the_mean_over_all_orders_of_ties(scores, data, k):
 
 def test_all_tied_scores_what_chance_scores():
     width = 50
-    ranks = rank_scores(
-        lambda users: torch.zeros(users.stop - users.start, width), torch.arange(7, 17), num_rows=width
-    )
+    ranks = rank_scores(lambda users: torch.zeros(users.stop - users.start, width), torch.arange(7, 17), num_rows=width)
     assert ranks.ties.tolist() == [46] * 10  # 47 items, special rows are none
     assert ranks.candidates.tolist() == [47] * 10
     assert ranking_metrics(ranks, ks=(10,))["hr@10"] == pytest.approx(np.full(10, 10 / 47))
@@ -78,17 +76,11 @@ def world(seed: int, users: int = 37, rows: int = 23):
 @pytest.mark.parametrize("with_history", [False, True])
 def test_ranks_equal_a_loop_over_users_and_items(seed, with_history):
     hidden, table, bias, histories, targets = world(seed)
-    ranks = rank_targets(
-        hidden, table, targets, bias=bias, histories=histories if with_history else None, chunk=5
-    )
+    ranks = rank_targets(hidden, table, targets, bias=bias, histories=histories if with_history else None, chunk=5)
     ends = np.cumsum(histories[1])
     for user in range(len(hidden)):
         scores = (hidden[user] @ table.T + bias).tolist()
-        seen = (
-            set(histories[0][ends[user] - histories[1][user] : ends[user]].tolist())
-            if with_history
-            else set()
-        )
+        seen = set(histories[0][ends[user] - histories[1][user] : ends[user]].tolist()) if with_history else set()
         own = int(targets[user])
         others = [row for row in range(3, len(table)) if row != own and row not in seen]
         assert ranks.greater[user] == sum(scores[row] > scores[own] for row in others)

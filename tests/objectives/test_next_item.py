@@ -28,9 +28,7 @@ def test_tcl_stands_at_a_cut_and_predicts_what_the_event_before_it_predicts(seed
     rng = np.random.default_rng(seed)
     histories = [rng.integers(3, 50, size=n).tolist() for n in (2, 3, 7, 12, 5)]
     batch = batch_of(histories, 1.0, seed)
-    for history, inputs, targets in zip(
-        histories, batch.inputs.tolist(), batch.targets.tolist(), strict=True
-    ):
+    for history, inputs, targets in zip(histories, batch.inputs.tolist(), batch.targets.tolist(), strict=True):
         length = len(history)
         cut = inputs.index(TCL)
         assert 1 <= cut <= length - 1

@@ -11,9 +11,7 @@ def figure(value: float) -> dict[str, Any]:
     return {"value": value, "low": value - 0.02, "high": value + 0.015, "per_seed": [value]}
 
 
-def result(
-    name: str, role: str, value: float, names: tuple[str, ...] = NAMES, **facts: Any
-) -> dict[str, Any]:
+def result(name: str, role: str, value: float, names: tuple[str, ...] = NAMES, **facts: Any) -> dict[str, Any]:
     figures = {metric: figure(value - 0.01 * place) for place, metric in enumerate(names)}
     cost = {"trained_parameters": 131_843, "trained_share": 0.0213, "seconds": 12.34, **facts}
     return {"name": name, "role": role, "metrics": figures, **cost}

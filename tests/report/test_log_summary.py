@@ -41,8 +41,6 @@ def test_what_is_absent_is_left_out() -> None:
 
 
 def test_parts_are_a_table() -> None:
-    page = summary_html(
-        {"parts": {"train": {"rows": 1200, "lengths": {"p50": 3, "mean": 3.25}}, "test": {"rows": 5}}}
-    )
+    page = summary_html({"parts": {"train": {"rows": 1200, "lengths": {"p50": 3, "mean": 3.25}}, "test": {"rows": 5}}})
     cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", page)
     assert cells == ["part", "rows", "p50", "mean", "train", "1,200", "3", "3.2", "test", "5", "–", "–"]

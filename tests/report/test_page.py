@@ -69,9 +69,7 @@ SUMMARY = {
     "time": None,
     "parts": {"train": {"rows": 100, "events": 900, "lengths": {"min": 1, "p50": 8, "mean": 9.0, "max": 40}}},
     "histogram": {"edges": [1, 2, 3], "counts": [40, 60]},
-    "labels": {
-        "gender": {"labelled": 9, "distinct": 2, "shares": [{"value": "F", "count": 4, "share": 0.444}]}
-    },
+    "labels": {"gender": {"labelled": 9, "distinct": 2, "shares": [{"value": "F", "count": 4, "share": 0.444}]}},
     "split": {"name": "temporal", "parameters": {"test": 0.1}, "caveat": "One cut."},
     "notes": ["a note"],
 }
@@ -156,9 +154,7 @@ HOSTILE = "<script>alert(1)</script>\"'&$x^2$ <!-- --> #0072b2 </style>\n漢字"
 
 
 def test_names_are_inert(metrics: dict[str, Any]) -> None:
-    changed = json.loads(
-        json.dumps(metrics).replace('"F"', json.dumps(HOSTILE)).replace("serial", "<script>s")
-    )
+    changed = json.loads(json.dumps(metrics).replace('"F"', json.dumps(HOSTILE)).replace("serial", "<script>s"))
     changed["task"] = changed["protocol"] = HOSTILE
     changed["metric"] = "accuracy"
     for entry in changed["curves"]:
@@ -198,9 +194,7 @@ def test_missing_parts(metrics: dict[str, Any], left: tuple[str, ...]) -> None:
 
 def test_a_prepared_log_has_a_page() -> None:
     page = Page(report({"stage": "prepare"}, summary=SUMMARY))
-    assert (
-        "Prepared 100 users, 50 items and 997 events from 1,000 rows read; 3 rows were left out" in page.text
-    )
+    assert "Prepared 100 users, 50 items and 997 events from 1,000 rows read; 3 rows were left out" in page.text
     assert "One cut." in page.text
     assert "a note" in page.text
 

@@ -30,9 +30,7 @@ def test_settings_of_the_caller_neither_change_nor_matter() -> None:
     before = dict(matplotlib.rcParams)
     plain = forest()
     assert dict(matplotlib.rcParams) == before
-    with matplotlib.rc_context(
-        {"text.usetex": True, "svg.fonttype": "path", "font.size": 40, "axes.grid": True}
-    ):
+    with matplotlib.rc_context({"text.usetex": True, "svg.fonttype": "path", "font.size": 40, "axes.grid": True}):
         assert forest() == plain
 
 
@@ -46,14 +44,11 @@ def test_the_zero_line_is_always_in_view() -> None:
     far = [plots.Dot("a", "model", 5.0, 4.0, 6.0, "")]
     ticks = [
         float(t)
-        for t in re.findall(
-            r"<text[^>]*>(-?[0-9.]+)</text>", plots.forest_svg(far, prefix="a", label="", zero=True)
-        )
+        for t in re.findall(r"<text[^>]*>(-?[0-9.]+)</text>", plots.forest_svg(far, prefix="a", label="", zero=True))
     ]
     assert 0.0 in ticks
     assert 0.0 not in [
-        float(t)
-        for t in re.findall(r"<text[^>]*>(-?[0-9.]+)</text>", plots.forest_svg(far, prefix="a", label=""))
+        float(t) for t in re.findall(r"<text[^>]*>(-?[0-9.]+)</text>", plots.forest_svg(far, prefix="a", label=""))
     ]
 
 
@@ -83,10 +78,7 @@ def test_calibration_leaves_empty_bins_out() -> None:
     calibration = {"confidence": [0.1, None, 0.9], "accuracy": [0.2, 0.5, float("nan")], "count": [5, 0, 2]}
     assert plots.calibration_svg(calibration, prefix="a", label="").count("<use") > 0
     assert plots.calibration_svg({}, prefix="a", label="") == ""
-    assert (
-        plots.calibration_svg({"confidence": [0.5], "accuracy": [None], "count": [1]}, prefix="a", label="")
-        == ""
-    )
+    assert plots.calibration_svg({"confidence": [0.5], "accuracy": [None], "count": [1]}, prefix="a", label="") == ""
 
 
 def test_prefixes_keep_ids_apart() -> None:

@@ -32,9 +32,7 @@ def one_model(*, low: float, high: float, metric: str = "accuracy") -> dict[str,
 )
 def test_the_verdict_says_what_the_interval_allows(low: float, high: float, said: str) -> None:
     text = reading.verdict(one_model(low=low, high=high))
-    before = (
-        "serial reaches accuracy 0.810 [0.790, 0.830]; bag of items, the best baseline, 0.800 [0.780, 0.820]"
-    )
+    before = "serial reaches accuracy 0.810 [0.790, 0.830]; bag of items, the best baseline, 0.800 [0.780, 0.820]"
     assert text == f"{before}: {said}"
 
 
@@ -77,9 +75,7 @@ def test_several_models_are_told_best_first_and_not_all(metrics: dict[str, Any])
     assert text.endswith("The ceiling, oracle, is 0.860 [0.840, 0.875].")
 
 
-@pytest.mark.parametrize(
-    "metrics", [{}, {"results": []}, {"results": None, "gains": None}, {"metric": "accuracy"}]
-)
+@pytest.mark.parametrize("metrics", [{}, {"results": []}, {"results": None, "gains": None}, {"metric": "accuracy"}])
 def test_a_run_without_results_has_a_verdict(metrics: dict[str, Any]) -> None:
     assert reading.verdict(metrics) == "No model was measured in this run."
 

@@ -56,9 +56,7 @@ def test_a_narrow_terminal_loses_no_figure(metrics: dict[str, Any]) -> None:
 def test_only_a_proven_gain_is_marked(metrics: dict[str, Any]) -> None:
     rows = tables.result_rows(metrics)
     marked = {(row.name, place) for row in rows for place, cell in enumerate(row.cells) if cell.proven}
-    assert marked == {
-        ("serial", 0)
-    }  # accuracy; the interval of the ROC AUC's gain holds 0, others have no gain
+    assert marked == {("serial", 0)}  # accuracy; the interval of the ROC AUC's gain holds 0, others have no gain
     assert printed(metrics).count("0.810*") == 1
     assert tables.results_html(metrics).count("proven") == 1
     metrics["gains"][0]["low"] = -0.001
@@ -80,9 +78,7 @@ def test_markup_in_names_is_text(metrics: dict[str, Any]) -> None:
     assert "<b>" not in tables.results_html(metrics).replace("<b>0.810*</b>", "")
 
 
-@pytest.mark.parametrize(
-    "metrics", [{}, {"results": [{"name": "x"}]}, {"results": [{"metrics": {"a": None}}]}]
-)
+@pytest.mark.parametrize("metrics", [{}, {"results": [{"name": "x"}]}, {"results": [{"metrics": {"a": None}}]}])
 def test_missing_parts(metrics: dict[str, Any]) -> None:
     assert printed(metrics)
     tables.results_html(metrics)

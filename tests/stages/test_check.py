@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from peterrec.data.interactions import LogColumns
+from peterrec.data.logs.interactions import LogColumns
 from peterrec.stages.check import run
 
 T = 1_700_000_000

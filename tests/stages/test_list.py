@@ -22,9 +22,7 @@ def finished(path: Path, *, name: str, metrics: dict | None = None, at: int) -> 
 
 def test_recipes() -> None:
     entries = {(entry.kind, entry.name): entry.what for entry in stage.run("adapters") + stage.run("tasks")}
-    assert {("adapters", "none"), ("adapters", "serial"), ("adapters", "full"), ("tasks", "gender")} <= set(
-        entries
-    )
+    assert {("adapters", "none"), ("adapters", "serial"), ("adapters", "full"), ("tasks", "gender")} <= set(entries)
     assert entries["adapters", "none"].startswith("Head only")
     assert all(entries.values())
 

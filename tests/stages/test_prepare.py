@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from peterrec.data import prepared
-from peterrec.data.interactions import LogColumns
+from peterrec.data.logs.interactions import LogColumns
 from peterrec.data.prepared import PARTS, open_prepared
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.errors import DataError, PeterrecError, SettingsError
@@ -64,15 +64,11 @@ def reference(rows, *, split, fractions, seed, minimum_item_count=1, minimum_use
     if split == "temporal":
         ordered = sorted(time for _, _, time in kept)
         first, second = (ordered[int(round(f * len(kept), 6))] for f in fractions or (0.8, 0.9))
-        bounds = {
-            u: (sum(t < first for t, _ in h), sum(t < second for t, _ in h)) for u, h in histories.items()
-        }
+        bounds = {u: (sum(t < first for t, _ in h), sum(t < second for t, _ in h)) for u, h in histories.items()}
         trains = set(histories)
         known = [item for h in histories.values() for t, item in h if t < first]
     elif split == "leave_one_out":
-        bounds = {
-            u: (len(h) - 2, len(h) - 1) if len(h) > 2 else (len(h), len(h)) for u, h in histories.items()
-        }
+        bounds = {u: (len(h) - 2, len(h) - 1) if len(h) > 2 else (len(h), len(h)) for u, h in histories.items()}
         trains = set(histories)
         known = [item for h in histories.values() for _, item in h]
     else:
@@ -81,9 +77,7 @@ def reference(rows, *, split, fractions, seed, minimum_item_count=1, minimum_use
         ends = [int(round(end, 9) * len(ranked) + 0.5) for end in (shares[0], shares[0] + shares[1])]
         trains = set(ranked[: ends[0]])
         bounds = {user: (len(h), len(h)) for user, h in histories.items()}
-        bounds |= {
-            user: (len(histories[user]) - 1, len(histories[user])) for user in ranked[ends[0] : ends[1]]
-        }
+        bounds |= {user: (len(histories[user]) - 1, len(histories[user])) for user in ranked[ends[0] : ends[1]]}
         bounds |= {user: (len(histories[user]) - 1,) * 2 for user in ranked[ends[1] :]}
         known = [item for user in trains for _, item in histories[user]]
     vocabulary = Counter(known)
@@ -145,12 +139,8 @@ def test_every_split_equals_the_reference(
     monkeypatch.setattr(prepared, "BATCH_EVENTS", batch_events)
     minima = {"minimum_item_count": minimum_item_count, "minimum_user_events": minimum_user_events}
     rows = random_log(batch_events % 97)
-    parts, order, left_out, dropped, kept = reference(
-        rows, split=split, fractions=fractions, seed=seed, **minima
-    )
-    summary = run(
-        table_of(rows), tmp_path / "out", split=split, split_fractions=fractions, seed=seed, **minima
-    )
+    parts, order, left_out, dropped, kept = reference(rows, split=split, fractions=fractions, seed=seed, **minima)
+    summary = run(table_of(rows), tmp_path / "out", split=split, split_fractions=fractions, seed=seed, **minima)
     assert read_parts(tmp_path / "out") == parts
     with pa.memory_map(str(tmp_path / "out" / "histories" / "data-00000-of-00001.arrow")) as file:
         batches = sum(1 for _ in pa.ipc.open_stream(file))
@@ -240,13 +230,9 @@ def test_ties_keep_the_order_of_the_rows(tmp_path):
 def test_a_log_without_times_takes_the_order_of_the_rows(tmp_path):
     rows = random_log(5)
     columns = LogColumns(time=None)
-    summary = run(
-        table_of(rows).drop_columns(["time"]), tmp_path / "out", split="leave_one_out", columns=columns
-    )
+    summary = run(table_of(rows).drop_columns(["time"]), tmp_path / "out", split="leave_one_out", columns=columns)
     untimed = [(user, item, 0) for user, item, _ in rows]
-    assert (
-        read_parts(tmp_path / "out") == reference(untimed, split="leave_one_out", fractions=None, seed=0)[0]
-    )
+    assert read_parts(tmp_path / "out") == reference(untimed, split="leave_one_out", fractions=None, seed=0)[0]
     assert summary["time"] is None
     for source in (table_of(rows).drop_columns(["time"]), table_of(rows)):
         with pytest.raises(SettingsError, match="leave_one_out or by_user"):
@@ -428,9 +414,7 @@ def test_memory_limit_is_told_when_it_is_too_little(tmp_path):
         run(table, tmp_path / "out", memory_limit="1MB")
 
 
-@pytest.mark.skipif(
-    not (MOVIELENS / "ml1m_ratings.parquet").exists(), reason="MovieLens-1M is not in ../shared/data"
-)
+@pytest.mark.skipif(not (MOVIELENS / "ml1m_ratings.parquet").exists(), reason="MovieLens-1M is not in ../shared/data")
 def test_movielens_gives_the_canonical_leave_one_out_data(tmp_path):
     """The data of the published figures: 6,040 users, 3,416 items, 999,611 events, in the order of `pos`."""
     summary = run(
@@ -444,9 +428,7 @@ def test_movielens_gives_the_canonical_leave_one_out_data(tmp_path):
     assert summary["rows_dropped"] == {"bad_rows": 598}
     assert list(summary["bad_rows"].values()) == [598]
     ratings = pq.read_table(MOVIELENS / "ml1m_ratings.parquet", columns=["user", "item", "pos"])
-    user, item, pos = (
-        ratings.filter(ratings["pos"].is_valid())[name].to_numpy() for name in ratings.column_names
-    )
+    user, item, pos = (ratings.filter(ratings["pos"].is_valid())[name].to_numpy() for name in ratings.column_names)
     names = user.astype(str)
     order = np.lexsort((pos, names))  # users in the order of their ids as text
     log = open_prepared(tmp_path / "out")

@@ -50,9 +50,7 @@ def test_run_folder(tmp_path: Path) -> None:
             },
             {"name": "majority", "role": "baseline", "metrics": {"accuracy": {"value": 0.5}}},
         ],
-        "gains": [
-            {"metric": "roc_auc", "of": "serial", "over": "majority", "value": 0.3, "low": 0.2, "high": 0.4}
-        ],
+        "gains": [{"metric": "roc_auc", "of": "serial", "over": "majority", "value": 0.3, "low": 0.2, "high": 0.4}],
     }
     with output_folder(path, stage="finetune", resume={"epochs": 3, "patience": None}) as folder:
         folder.write_json("metrics.json", metrics)

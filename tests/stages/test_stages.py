@@ -119,9 +119,7 @@ def test_a_saved_task_predicts_what_it_predicted(
     adapter, readout, encoder_folder, prepared_folder, world_log, tmp_path
 ):
     recipe = tmp_path / "mine.toml"
-    recipe.write_text(
-        f'kind = "classification"\ncolumn = "gender"\nreadout = "{readout}"\nmetric = "roc_auc"\n'
-    )
+    recipe.write_text(f'kind = "classification"\ncolumn = "gender"\nreadout = "{readout}"\nmetric = "roc_auc"\n')
     finetune.run(
         recipe,
         encoder=encoder_folder,
@@ -147,9 +145,7 @@ def test_a_saved_task_predicts_what_it_predicted(
 
 def test_new_users_unseen_items_and_empty_histories(task_folder, tmp_path):
     log = tmp_path / "new.csv"
-    log.write_text(
-        "user,item,timestamp\nann,i0001,100\nann,never-seen,200\nann,i0002,300\nbob,never-seen,100\n"
-    )
+    log.write_text("user,item,timestamp\nann,i0001,100\nann,never-seen,200\nann,i0002,300\nbob,never-seen,100\n")
     (tmp_path / "users.csv").write_text("user\nann\nbob\ncarl\n")
     counts = predict.run(
         [log],
@@ -236,9 +232,7 @@ def test_evaluating_again_gives_the_same_figures(encoder_folder, task_folder, tm
 
 
 def test_an_adapter_refuses_another_encoder(task_folder, prepared_folder, small_settings, tmp_path):
-    other = small_settings.model_copy(
-        update={"training": small_settings.training.model_copy(update={"seed": 1})}
-    )
+    other = small_settings.model_copy(update={"training": small_settings.training.model_copy(update={"seed": 1})})
     pretrain.run(prepared_folder, output=tmp_path / "other", settings=other, progress="silent")
     with pytest.raises(RefusedError, match="adapter for the encoder weights"):
         load_task(task_folder, encoder=tmp_path / "other")

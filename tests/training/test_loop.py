@@ -442,9 +442,7 @@ def test_precisions_can_change_within_one_process() -> None:
     results = []
     for precision in ("fp32", "bf16", "auto"):
         program = Regression()
-        results.append(
-            fingerprint(program, run(program, SETTINGS.model_copy(update={"precision": precision})))
-        )
+        results.append(fingerprint(program, run(program, SETTINGS.model_copy(update={"precision": precision}))))
     assert results[0] == results[2] != results[1]  # auto is fp32 on a CPU
 
 

@@ -19,9 +19,7 @@ def test_decay_agrees_with_the_schedulers_of_torch() -> None:
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30)
     for step in range(30):
         expected = cosine.get_last_lr()[0]
-        assert learning_rate_factor(step + 10, total=40, warmup=10, schedule="cosine") == pytest.approx(
-            expected
-        )
+        assert learning_rate_factor(step + 10, total=40, warmup=10, schedule="cosine") == pytest.approx(expected)
         linear = learning_rate_factor(step + 10, total=40, warmup=10, schedule="linear")
         assert linear == pytest.approx(1 - step / 30)
         assert learning_rate_factor(step + 10, total=40, warmup=10, schedule="constant") == 1
@@ -32,9 +30,7 @@ def test_decay_agrees_with_the_schedulers_of_torch() -> None:
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize(("total", "warmup"), [(1, 0), (1, 5), (7, 7), (7, 100), (100, 3)])
 def test_every_step_has_a_rate_above_zero_and_at_most_one(schedule, total: int, warmup: int) -> None:
-    values = [
-        learning_rate_factor(s, total=total, warmup=warmup, schedule=schedule) for s in range(total + 20)
-    ]
+    values = [learning_rate_factor(s, total=total, warmup=warmup, schedule=schedule) for s in range(total + 20)]
     assert all(0 < v <= 1 and math.isfinite(v) for v in values)
     assert max(values) == 1
     assert set(values[total - 1 :]) == {values[total - 1]}

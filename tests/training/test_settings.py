@@ -18,9 +18,7 @@ def test_they_are_closed_frozen_and_survive_json() -> None:
 
 
 def test_overrides_of_the_command_line_reach_them() -> None:
-    settings = load_settings(
-        TrainingSettings, overrides=["learning_rate=0.1", "schedule=linear", "compile=true"]
-    )
+    settings = load_settings(TrainingSettings, overrides=["learning_rate=0.1", "schedule=linear", "compile=true"])
     assert (settings.learning_rate, settings.schedule, settings.compile) == (0.1, "linear", True)
     with pytest.raises(SettingsError, match="learning_rate"):
         load_settings(TrainingSettings, overrides=["learnin_rate=0.1"])

@@ -133,9 +133,7 @@ BROKEN = {
     "hangs in init": fake(init="time.sleep(600)"),
     "hangs in log": fake(log="time.sleep(600)"),
     "hangs in finish": fake(finish="time.sleep(600)"),
-    "ignores signals and hangs": fake(
-        init="signal.signal(signal.SIGTERM, signal.SIG_IGN)", finish="time.sleep(600)"
-    ),
+    "ignores signals and hangs": fake(init="signal.signal(signal.SIGTERM, signal.SIG_IGN)", finish="time.sleep(600)"),
 }
 
 
@@ -190,9 +188,7 @@ def test_a_good_tracker_says_nothing_and_passes_on_everything(tmp_path: Path, fa
     )
     told: list[str] = []
     for _ in range(2):  # the second is a resume: the same id
-        with open_tracker(
-            "offline", project="p", name="n", config={}, folder=tmp_path, notify=told.append
-        ) as tracker:
+        with open_tracker("offline", project="p", name="n", config={}, folder=tmp_path, notify=told.append) as tracker:
             tracker.log({"a": 1.0}, step=3)
     assert told == []
     lines = [json.loads(line) for line in out.read_text().splitlines()]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from peterrec.data.log_columns import LogColumns
+from peterrec.data.logs.columns import LogColumns
 from peterrec.data.sources import huggingface, movielens, peterrec_text, tenrec
 from peterrec.data.sources.source import Rows, Source
 from peterrec.errors import SettingsError, did_you_mean
@@ -53,7 +53,5 @@ def load(
     if name == "huggingface":
         return huggingface.load(path, columns=columns, work=work)
     if columns is not None:
-        raise SettingsError(
-            f"{path}: the format {name} has columns of its own; leave out --user, --item and --time."
-        )
+        raise SettingsError(f"{path}: the format {name} has columns of its own; leave out --user, --item and --time.")
     return READERS[name].load(path, work=work)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peterrec.data.log_columns import LogColumns
+from peterrec.data.logs.columns import LogColumns
 from peterrec.data.sources.source import Rows, Source
 from peterrec.errors import DataError, SettingsError, did_you_mean
 from peterrec.run_folder import atomic_file
@@ -92,9 +92,7 @@ def _open_folder(folder: Path, split: str) -> tuple[Any, str]:
         known = [str(name) for name in data]
         if not split and len(known) > 1:
             example = f"{folder}:{known[0]}"
-            raise SettingsError(
-                f"{folder}: several splits; give one as {example}. Known: {', '.join(known)}."
-            )
+            raise SettingsError(f"{folder}: several splits; give one as {example}. Known: {', '.join(known)}.")
         split = split or known[0]
         if split not in known:
             raise SettingsError(f"{folder}: no split {split!r}. {did_you_mean(split, known)}")
@@ -142,14 +140,8 @@ def _refuse_floats(schema: pa.Schema, columns: LogColumns, path: str | Path) -> 
             )
     if _is_list(schema.field(columns.user).type):
         raise DataError(f"{path}: column {columns.user!r} holds lists; a user is one value a row.")
-    if (
-        columns.time
-        and _is_list(schema.field(columns.time).type)
-        and not _is_list(schema.field(columns.item).type)
-    ):
-        raise DataError(
-            f"{path}: column {columns.time!r} holds lists, while {columns.item!r} holds one item a row."
-        )
+    if columns.time and _is_list(schema.field(columns.time).type) and not _is_list(schema.field(columns.item).type):
+        raise DataError(f"{path}: column {columns.time!r} holds lists, while {columns.item!r} holds one item a row.")
 
 
 def _shape(schema: pa.Schema, columns: LogColumns) -> str:

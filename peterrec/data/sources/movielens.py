@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from peterrec.data.log_columns import LogColumns
+from peterrec.data.logs.columns import LogColumns
 from peterrec.data.sources.delimited import (
     count,
     encoding_of,
@@ -67,9 +67,7 @@ def load(path: str | Path, *, work: Path | None = None) -> Source:
     folder = _folder(Path(path))
     layout = _layout(folder)
     if layout is None:
-        raise DataError(
-            f"{path}: not a MovieLens folder (it has neither u.data, ratings.dat nor ratings.csv)."
-        )
+        raise DataError(f"{path}: not a MovieLens folder (it has neither u.data, ratings.dat nor ratings.csv).")
     with engine() as con:
         return layout(con, folder, work)
 
@@ -93,8 +91,7 @@ def _load_100k(con: duckdb.DuckDBPyConnection, folder: Path, work: Path | None) 
     users = _side(con, folder / "u.user", USER_100K, delimiter="|")
     flags = [f"flag{number}" for number in range(len(GENRES_100K))]
     genres = ", ".join(
-        f"CASE WHEN {flag} = '1' THEN {_sql(genre)} END"
-        for flag, genre in zip(flags, GENRES_100K, strict=True)
+        f"CASE WHEN {flag} = '1' THEN {_sql(genre)} END" for flag, genre in zip(flags, GENRES_100K, strict=True)
     )
     items = _side(
         con,
@@ -132,9 +129,7 @@ def _load_csv(con: duckdb.DuckDBPyConnection, folder: Path, work: Path | None) -
     # an ordinary CSV with a header: the log reader takes it as it is, and names its lines
     columns = LogColumns(user="userId", item="movieId", time="timestamp")
     note = "MovieLens (.csv); no attributes of users; every rating is an event."
-    return Source(
-        "movielens", (folder / "ratings.csv",), columns, items=_movies(folder, item=columns.item), note=note
-    )
+    return Source("movielens", (folder / "ratings.csv",), columns, items=_movies(folder, item=columns.item), note=note)
 
 
 def _ratings(con: duckdb.DuckDBPyConnection, path: Path, *, delimiter: str, work: Path | None) -> Rows:
@@ -211,10 +206,7 @@ def _movies(folder: Path, *, item: str) -> pa.Table | None:
                 f"{path}: line {rows.line_num + 1}: {error}; take the file from its source again."
             ) from None
     return pa.table(
-        {
-            name: pa.array([row[at] for row in kept], pa.string())
-            for at, name in enumerate(("item", "title", "genres"))
-        }
+        {name: pa.array([row[at] for row in kept], pa.string()) for at, name in enumerate(("item", "title", "genres"))}
     )
 
 

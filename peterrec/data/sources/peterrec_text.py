@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from peterrec.data.log_columns import LogColumns
+from peterrec.data.logs.columns import LogColumns
 from peterrec.data.sources.delimited import (
     count,
     engine,
@@ -63,9 +63,7 @@ def load(path: str | Path, *, work: Path | None = None) -> Source:
         elif labelled:
             users = table(con, 'SELECT "user", trim(target) AS label FROM lines WHERE target IS NOT NULL')
             note.append("the single target of each line is its label")
-    return Source(
-        "peterrec_text", log, LogColumns(time=None), users, targets=targets, note="; ".join(note) + "."
-    )
+    return Source("peterrec_text", log, LogColumns(time=None), users, targets=targets, note="; ".join(note) + ".")
 
 
 def _lines_view(con: duckdb.DuckDBPyConnection, path: Path) -> None:
@@ -93,9 +91,7 @@ def _survey(con: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, int, bool]
     if not lines:
         raise DataError(f"{path}: there are no sequences in this file. Expected {expected}.")
     if 0 < labelled < lines:
-        first = count(
-            con, 'SELECT min(CAST("user" AS BIGINT)) FROM lines WHERE line IS NOT NULL AND target IS NULL'
-        )
+        first = count(con, 'SELECT min(CAST("user" AS BIGINT)) FROM lines WHERE line IS NOT NULL AND target IS NULL')
         raise DataError(
             f"{path}: {lines - labelled} of {lines} lines have no targets after two commas, the first is "
             f"line {first}; keep lines with and without targets in two files."

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from peterrec.data.log_columns import LogColumns
+from peterrec.data.logs.columns import LogColumns
 
 Rows = tuple[Path, ...] | pa.Table  # files that can be read as a log, or the rows themselves
 

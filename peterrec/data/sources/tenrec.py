@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from peterrec.data.log_columns import LogColumns
+from peterrec.data.logs.columns import LogColumns
 from peterrec.data.sources.delimited import (
     engine,
     first_line,
@@ -49,14 +49,10 @@ def load(path: str | Path, *, behaviour: str = "click", work: Path | None = None
     path = Path(path)
     header = first_line(path).split(",")
     if missing := [name for name in COLUMNS[:2] if name not in header]:
-        raise DataError(
-            f"{path}: not a Tenrec file: no column {missing[0]!r}. {did_you_mean(missing[0], header)}"
-        )
+        raise DataError(f"{path}: not a Tenrec file: no column {missing[0]!r}. {did_you_mean(missing[0], header)}")
     if behaviour not in header:
         known = [name for name in BEHAVIOURS if name in header]
-        raise SettingsError(
-            f"{path}: no behaviour {behaviour!r} in this file. {did_you_mean(behaviour, known)}"
-        )
+        raise SettingsError(f"{path}: no behaviour {behaviour!r} in this file. {did_you_mean(behaviour, known)}")
     if len(set(header)) < len(header):
         raise DataError(f"{path}: line 1: a column name stands twice in the header.")
     with engine() as con:
@@ -112,9 +108,7 @@ def _users(
         raise DataError(f"{path}: there are no rows after the header.")
     if not found:
         return None, total, []
-    agreed = "".join(
-        f", CASE WHEN least_{name} = most_{name} THEN least_{name} END AS {name}" for name in found
-    )
+    agreed = "".join(f", CASE WHEN least_{name} = most_{name} THEN least_{name} END AS {name}" for name in found)
     known = " OR ".join(f"least_{name} IS NOT NULL" for name in found)
     people = table(con, f'SELECT "user"{agreed} FROM people WHERE {known} ORDER BY length("user"), "user"')
     return people, total, _conflicts(con, found)
@@ -126,7 +120,5 @@ def _conflicts(con: duckdb.DuckDBPyConnection, found: Sequence[str]) -> list[str
         differ = f'SELECT count(*), min("user") FROM people WHERE least_{name} <> most_{name}'
         users, example = single(con, differ)
         if users:
-            notes.append(
-                f"{name}: {users} users have different values in different rows (one is {example}), left out"
-            )
+            notes.append(f"{name}: {users} users have different values in different rows (one is {example}), left out")
     return notes

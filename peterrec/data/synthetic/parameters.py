@@ -108,9 +108,7 @@ class Parameters:
         second = _preferences(sets[1::2], popular=popular, share=LIKED)[taste]
         # The target domain hangs on the taste, the drift and the direction.
         order = np.argsort(rng.random((personas // 2, topics)), axis=1, kind="stable")
-        target_taste = _preferences(order[:, : max(2, topics // 5)], popular=popular, share=TARGET_LIKED)[
-            persona // 2
-        ]
+        target_taste = _preferences(order[:, : max(2, topics // 5)], popular=popular, share=TARGET_LIKED)[persona // 2]
 
         stay, step, skip, distance = (np.array(column)[rhythm] for column in zip(*RHYTHMS, strict=True))
         backwards = (drift == 1)[:, None]

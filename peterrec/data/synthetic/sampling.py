@@ -59,9 +59,7 @@ def _next_topic(parameters: Parameters, persona: Ints, topics: NDArray[np.int16]
     stepped = (before + parameters.direction[persona]) % parameters.topics
     first, second, third = stay[persona], (stay + step)[persona], (stay + step + skip)[persona]
     component = uniform[0]
-    return np.select(
-        [component < first, component < second, component < third], [before, stepped, skipped], topic
-    )
+    return np.select([component < first, component < second, component < third], [before, stepped, skipped], topic)
 
 
 def draw_items(catalogue: Catalogue, topic: Ints, uniform: Floats) -> Ints:

@@ -101,9 +101,7 @@ class World:
 
     def write(self, folder: Path, *, bad_rows: int = 0) -> WorldFiles:
         """Write the log in two parts (the later one gzipped), users and target domain; see `write_files`."""
-        return write_files(
-            folder, log=self.log_table(), labels=self.labels, target=self.target, bad_rows=bad_rows
-        )
+        return write_files(folder, log=self.log_table(), labels=self.labels, target=self.target, bad_rows=bad_rows)
 
     def classes(self, column: str) -> tuple[Any, ...]:
         """The classes of an attribute, in the order of `oracle_attribute`. Raises SettingsError."""

@@ -44,9 +44,7 @@ class WorldFiles:
     planted: list[PlantedRow]
 
 
-def write_files(
-    folder: Path, *, log: pa.Table, labels: pa.Table, target: pa.Table, bad_rows: int = 0
-) -> WorldFiles:
+def write_files(folder: Path, *, log: pa.Table, labels: pa.Table, target: pa.Table, bad_rows: int = 0) -> WorldFiles:
     """Write `log-0.csv`, `log-1.csv.gz` (the later half), `users.csv` and `target.csv` into a folder.
 
     Logs have the columns user, item, timestamp (seconds) and the order of the tables given. `bad_rows` (at

@@ -24,28 +24,18 @@ class PatchConfig(PeftConfig):
 
     placement: str = field(default="serial_conv", metadata={"help": "Where the patch goes."})
     bottleneck: int = field(default=8, metadata={"help": "Inner width of the patch."})
-    activation: str = field(
-        default="relu", metadata={"help": "Non-linearity inside the patch: relu or gelu."}
-    )
+    activation: str = field(default="relu", metadata={"help": "Non-linearity inside the patch: relu or gelu."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout on the inner activation."})
     target_modules: list[str] | set[str] | str | None = field(
         default=None, metadata={"help": "Modules to wrap; follows from the placement."}
     )
-    exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Modules to leave alone."}
-    )
-    modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Modules trained and saved beside."}
-    )
+    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Modules to leave alone."})
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained and saved beside."})
     trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
         default=None, metadata={"help": "Rows of the item table trained and saved beside."}
     )
-    layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Indices of the blocks."}
-    )
-    layers_pattern: list[str] | str | None = field(
-        default="blocks", metadata={"help": "Name of the block list."}
-    )
+    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Indices of the blocks."})
+    layers_pattern: list[str] | str | None = field(default="blocks", metadata={"help": "Name of the block list."})
 
     def __post_init__(self) -> None:
         super().__post_init__()

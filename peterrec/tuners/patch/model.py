@@ -32,17 +32,13 @@ class PatchModel(BaseTuner):
             target.update_layer(adapter_name, peft_config)
             return
         if isinstance(target, BaseTunerLayer) or not isinstance(target, DilatedConv):
-            raise ValueError(
-                f"A patch goes on a dilated convolution, but {current_key} is {type(target).__name__}."
-            )
+            raise ValueError(f"A patch goes on a dilated convolution, but {current_key} is {type(target).__name__}.")
         layer = PatchLayer(target, adapter_name, peft_config)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
-    def _replace_module(
-        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
-    ) -> None:
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # peft copies `.weight` between the two, which a convolution of taps and a linear map does not have;
         # devices are the layer's own business.
         setattr(parent, child_name, new_module)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from peterrec.data.log_columns import LogColumns
+from peterrec.data.logs.columns import LogColumns
 from peterrec.data.sources import detect, huggingface, load
 from peterrec.errors import DataError, SettingsError
 
@@ -120,9 +120,7 @@ def test_hub_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "name", ["data/log.csv", "log", "data/log.parquet", "/data/log", "a/b/c", "data/*.csv", "data/log.csv.gz"]
 )
-def test_names_of_absent_files_are_not_hub_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_names_of_absent_files_are_not_hub_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     assert detect(name) is None
 

@@ -23,9 +23,7 @@ def ml_1m(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "ratings.dat").write_text("".join("::".join(map(str, row)) + "\n" for row in RATINGS))
     (folder / "users.dat").write_text("1::F::1::10::48067\n6040::M::25::6::98107-2117\n")
-    movies = (
-        '1::Toy Story (1995)::Animation|Children\'s|Comedy\n73::Misérables, "Les" (1995)::Drama|Musical\n'
-    )
+    movies = '1::Toy Story (1995)::Animation|Children\'s|Comedy\n73::Misérables, "Les" (1995)::Drama|Musical\n'
     (folder / "movies.dat").write_bytes(movies.encode("latin-1"))
     return folder
 
@@ -47,9 +45,7 @@ def ml_100k(tmp_path: Path) -> Path:
 def ml_20m(tmp_path: Path) -> Path:
     folder = tmp_path / "ml-20m"
     folder.mkdir()
-    (folder / "ratings.csv").write_text(
-        "userId,movieId,rating,timestamp\n1,2,3.5,1112486027\n1,29,3.5,1112484676\n"
-    )
+    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,2,3.5,1112486027\n1,29,3.5,1112484676\n")
     (folder / "movies.csv").write_text(
         'movieId,title,genres\n1,Toy Story (1995),Animation\n11,"American ""Pie"", The (1995)",Comedy\n',
         encoding="utf-8",
@@ -98,9 +94,7 @@ def test_100k(ml_100k: Path) -> None:
     assert source.users["age"].to_pylist() == ["24", "53"]
     assert source.users["gender"].to_pylist() == ["M", "F"]
     assert source.items is not None
-    assert source.items.to_pylist() == [
-        {"item": "1", "title": "Café Story (1995)", "genres": "Animation|Children's"}
-    ]
+    assert source.items.to_pylist() == [{"item": "1", "title": "Café Story (1995)", "genres": "Animation|Children's"}]
 
 
 def test_csv_is_left_to_the_log_reader(ml_20m: Path) -> None:

@@ -78,9 +78,7 @@ def test_many_lines_keep_order_and_numbers(tmp_path: Path) -> None:
     assert pairs(load(path, work=tmp_path / "work").log) == expected
 
 
-@pytest.mark.parametrize(
-    "line", ["1,2,", "1,2,,", "1,,2,,3", "1,2,,,3", "1 2,3", "1,2,,3,", ",1", "1,\x1f,2"]
-)
+@pytest.mark.parametrize("line", ["1,2,", "1,2,,", "1,,2,,3", "1,2,,,3", "1 2,3", "1,2,,3,", ",1", "1,\x1f,2"])
 def test_malformed_lines_are_named(tmp_path: Path, line: str) -> None:
     path = write(tmp_path / "bad.csv", f"1,2,3,,1\n4,5,6,,2\n{line}\n7,8,,9\n")
     with pytest.raises(DataError, match=r"bad\.csv: 1 malformed rows; line 3: ") as caught:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from peterrec.data.log_columns import LogColumns
+from peterrec.data.logs.columns import LogColumns
 from peterrec.data.sources import READERS, detect, load
 from peterrec.errors import DataError, SettingsError
 

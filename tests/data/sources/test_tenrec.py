@@ -62,9 +62,7 @@ def test_other_behaviour(tmp_path: Path) -> None:
 
 def test_ctr_and_article(tmp_path: Path) -> None:
     history = "2,3,80936,781,111774,1230,26403,991,2362,1202"
-    ctr = write(
-        tmp_path / "ctr_data_1M.csv", CTR, f"1,4,0,0,0,0,1,0,1,4,{history}", f"1,5,1,0,0,0,1,0,1,4,{history}"
-    )
+    ctr = write(tmp_path / "ctr_data_1M.csv", CTR, f"1,4,0,0,0,0,1,0,1,4,{history}", f"1,5,1,0,0,0,1,0,1,4,{history}")
     assert pairs(load(ctr)) == [("1", "5")]
     rest = r",1,2,3,4,5,0.1,0.2,1,\N,0.3,1,20,0,0,0,0"
     article = write(tmp_path / "QK-article.csv", ARTICLE, f"7.0,12.0,1.0,1.0,3.0{rest}", f"8,10,0,1,3{rest}")
@@ -135,9 +133,7 @@ def test_nothing_clicked_and_nothing_at_all(tmp_path: Path) -> None:
 
 
 def test_own_logs_are_not_taken(tmp_path: Path) -> None:
-    assert (
-        detect(write(tmp_path / "a.csv", "user_id,item_id,click,timestamp,gender,age", "1,2,1,5,1,1")) is None
-    )
+    assert detect(write(tmp_path / "a.csv", "user_id,item_id,click,timestamp,gender,age", "1,2,1,5,1,1")) is None
     assert detect(write(tmp_path / "b.csv", "user_id,item_id", "1,2")) is None
     with pytest.raises(DataError, match=r"no column 'item_id'. Did you mean 'itemid'"):
         load(write(tmp_path / "c.csv", "user_id,itemid,click", "1,2,1"), reader="tenrec")

@@ -100,9 +100,7 @@ def flat(histories: list[list[int]]) -> Histories:
 @pytest.mark.parametrize("column", ["gender", "age", "occupation"])
 def test_attribute_posteriors_equal_brute_force(tiny: World, column: str) -> None:
     histories = some_histories(tiny)
-    expected = (
-        np.array([brute_posterior(tiny, row) for row in histories]) @ tiny.parameters.attributes[column]
-    )
+    expected = np.array([brute_posterior(tiny, row) for row in histories]) @ tiny.parameters.attributes[column]
     answer = tiny.oracle_attribute(column, flat(histories))
     assert answer.dtype == np.float64
     assert answer.shape == (len(histories), len(tiny.classes(column)))
@@ -183,9 +181,7 @@ def before_last(world: World) -> tuple[Histories, np.ndarray]:
     """All histories without their last event, and that event."""
     histories = world.histories
     ends = histories.offsets[1:] - 1
-    return Histories.of_lengths(np.delete(histories.items, ends), histories.lengths - 1), histories.items[
-        ends
-    ]
+    return Histories.of_lengths(np.delete(histories.items, ends), histories.lengths - 1), histories.items[ends]
 
 
 def test_next_item_matches_what_was_generated(world: World) -> None:

@@ -37,9 +37,7 @@ def digest(model, *, skip=("peterrec_patch", "modules_to_save", "token_adapter")
 
 def train(model, ids, steps=5):
     model.train()
-    optimiser = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=0.05, weight_decay=0.5
-    )
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05, weight_decay=0.5)
     for _ in range(steps):
         optimiser.zero_grad()
         model(ids).user_vector.square().sum().backward()
@@ -110,9 +108,7 @@ def test_head_and_tcl_row_travel_with_the_patch(tmp_path, ids):
         model.freeze_encoder()
         return model
 
-    config = PatchConfig(
-        bottleneck=2, modules_to_save=["head"], trainable_token_indices={"embed_tokens": [2]}
-    )
+    config = PatchConfig(bottleneck=2, modules_to_save=["head"], trainable_token_indices={"embed_tokens": [2]})
     model = get_peft_model(task(), config).train()
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
     with_tcl = torch.cat([ids, torch.full((4, 1), 2)], dim=1)

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Collection, Iterator, Sequence
 
-from peterrec.data.log_files import LogFile
+from peterrec.data.logs.files import LogFile
 
 
 def lines_at(file: LogFile, offsets: Sequence[int]) -> list[int]:

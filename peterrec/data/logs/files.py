@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from peterrec.data.problems import Findings, Offender
+from peterrec.data.logs.problems import Findings, Offender
 from peterrec.errors import did_you_mean
 
 Format = Literal["parquet", "arrow", "delimited", "jsonl"]
@@ -71,9 +71,7 @@ class LogFile:
         return self.path.open("rb")
 
 
-def find_files(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], findings: Findings
-) -> list[LogFile]:
+def find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], findings: Findings) -> list[LogFile]:
     """The files that `paths` name, in the order given; folders and globs in sorted order.
 
     What cannot be read becomes a fatal problem; a file named twice is read once and noted.
@@ -148,9 +146,7 @@ def _identify(path: Path, findings: Findings) -> LogFile | None:
 
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            return refuse(
-                "not_a_file", "not a regular file (a pipe or device?); save the data as a file first"
-            )
+            return refuse("not_a_file", "not a regular file (a pipe or device?); save the data as a file first")
         with path.open("rb") as stream:
             head = stream.read(4096)
         gzipped = head.startswith(b"\x1f\x8b")
@@ -160,15 +156,11 @@ def _identify(path: Path, findings: Findings) -> LogFile | None:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         return refuse("broken_gzip", f"the gzip data are damaged or cut off ({error}); copy the file again")
     except OSError as error:
-        return refuse(
-            "unreadable", f"cannot be opened ({error.strerror or error}); check the path and rights"
-        )
+        return refuse("unreadable", f"cannot be opened ({error.strerror or error}); check the path and rights")
 
     suffix, named_gzipped = _suffix(path)
     if named_gzipped and not gzipped and head:
-        return refuse(
-            "broken_gzip", "named .gz, but it is not gzip data; copy it again or take .gz off its name"
-        )
+        return refuse("broken_gzip", "named .gz, but it is not gzip data; copy it again or take .gz off its name")
     if not head:
         return refuse("empty_file", "the file is empty (0 bytes of data); write it again or leave it out")
     for magic, what in _FOREIGN.items():

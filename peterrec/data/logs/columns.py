@@ -6,7 +6,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from peterrec.data.problems import Findings, Offender
+from peterrec.data.logs.problems import Findings, Offender
 from peterrec.errors import did_you_mean
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "order"]
@@ -97,9 +97,7 @@ def refuse_types(file: str, schema: pa.Schema, columns: LogColumns, findings: Fi
         if id_kind(kind) is None:
             fix = f"the column holds {kind}, but ids must be text or integers; "
             if pa.types.is_floating(kind):
-                fix += (
-                    "floats have lost digits of large ids, so write them as integers (or text) at the source"
-                )
+                fix += "floats have lost digits of large ids, so write them as integers (or text) at the source"
             elif pa.types.is_nested(kind):
                 fix += "write one row for each event"
             else:

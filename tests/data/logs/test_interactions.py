@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from peterrec.data.interactions import CheckReport, LogColumns, LogSource, Problem, check_log, open_log
+from peterrec.data.logs.interactions import CheckReport, LogColumns, LogSource, Problem, check_log, open_log
 from peterrec.errors import DataError, ResourceError, SettingsError
 
 T = 1_700_000_000
@@ -48,11 +48,7 @@ def rows_of(count: int) -> list[tuple[str, str, int]]:
 
 
 def as_csv(rows: Sequence[Sequence[object]], separator: str = ",") -> str:
-    return (
-        separator.join(("user", "item", "time"))
-        + "\n"
-        + "".join(separator.join(map(str, r)) + "\n" for r in rows)
-    )
+    return separator.join(("user", "item", "time")) + "\n" + "".join(separator.join(map(str, r)) + "\n" for r in rows)
 
 
 def as_jsonl(rows: Sequence[Sequence[object]]) -> str:
@@ -64,9 +60,7 @@ def table(rows: Sequence[Sequence[object]]) -> pa.Table:
     return pa.table({"user": list(user), "item": list(item), "time": list(time)})
 
 
-@pytest.mark.parametrize(
-    "kind", ["csv", "tsv", "jsonl", "ndjson", "csv.gz", "tsv.gz", "jsonl.gz", "parquet", "arrow"]
-)
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "ndjson", "csv.gz", "tsv.gz", "jsonl.gz", "parquet", "arrow"])
 def test_every_format_gives_the_same_events(tmp_path: Path, kind: str) -> None:
     rows, path = rows_of(50), tmp_path / f"log.{kind}"
     if kind == "parquet":
@@ -265,9 +259,7 @@ def test_duplicates_against_a_count(tmp_path: Path) -> None:
 
 def test_files_that_differ(tmp_path: Path) -> None:
     pq.write_table(pa.table({"user": [7], "item": ["a"], "time": [T]}), tmp_path / "a.parquet")
-    pq.write_table(
-        pa.table({"user": ["7"], "item": ["a"], "time": [T + 1], "x": [1]}), tmp_path / "b.parquet"
-    )
+    pq.write_table(pa.table({"user": ["7"], "item": ["a"], "time": [T + 1], "x": [1]}), tmp_path / "b.parquet")
     report = check_log(str(tmp_path / "*.parquet"), LogColumns())
     assert Path(found(report, "types_differ").file).name == "b.parquet"
     assert found(report, "columns_differ").severity == "note"
@@ -287,10 +279,7 @@ def test_the_report_as_json_and_on_a_screen(tmp_path: Path) -> None:
         [str(path)],
     )
     first = next(p for p in loaded["problems"] if p["rule"] == "empty_id")
-    assert (
-        first.items()
-        >= {"file": str(path), "row": 2, "column": "user", "count": 1, "severity": "bad_row"}.items()
-    )
+    assert first.items() >= {"file": str(path), "row": 2, "column": "user", "count": 1, "severity": "bad_row"}.items()
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
     console.print(report.render())
     console.file.close()
@@ -313,7 +302,7 @@ def test_nothing_is_left_behind_and_limits_are_kept(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_is_a_lack_of_resources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import duckdb
 
-    from peterrec.data.log_parts import refuse_lack_of_room
+    from peterrec.data.logs.parts import refuse_lack_of_room
 
     with pytest.raises(ResourceError, match="TMPDIR"):
         refuse_lack_of_room(duckdb.IOException("IO Error: Could not write file: No space left on device"))
@@ -323,7 +312,7 @@ def test_a_disk_that_is_full_is_a_lack_of_resources(tmp_path: Path, monkeypatch:
 
 
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import peterrec.data.log_parts as log_parts
+    import peterrec.data.logs.parts as log_parts
 
     path = write(tmp_path / "log.csv", as_csv(rows_of(6)))
     real: Callable[[Path], tuple[int, int]] = log_parts.stamp

@@ -6,14 +6,14 @@ from typing import cast
 
 import pyarrow as pa
 
-from peterrec.data import log_sql
-from peterrec.data.log_columns import IdKind, LogColumns, id_kind, missing, refuse_types, time_kind
-from peterrec.data.log_files import LogFile
-from peterrec.data.log_parts import Part, stamp
-from peterrec.data.problems import Findings, Offender
-from peterrec.data.text_header import SEPARATORS, Header, read_header
-from peterrec.data.text_part import TextPart
-from peterrec.data.text_scan import TextFacts, scan
+from peterrec.data.logs import sql
+from peterrec.data.logs.columns import IdKind, LogColumns, id_kind, missing, refuse_types, time_kind
+from peterrec.data.logs.files import LogFile
+from peterrec.data.logs.parts import Part, stamp
+from peterrec.data.logs.problems import Findings, Offender
+from peterrec.data.logs.text_header import SEPARATORS, Header, read_header
+from peterrec.data.logs.text_part import TextPart
+from peterrec.data.logs.text_scan import TextFacts, scan
 
 TABLE = "<table>"
 
@@ -52,7 +52,7 @@ def _typed(
     ids = (columns.user, columns.item)
     kinds: dict[str, IdKind] = {c: cast(IdKind, id_kind(schema.field(c).type)) for c in ids}
     time = None if columns.time is None else time_kind(schema.field(columns.time).type)
-    return Part(name, relation, log_sql.typed(relation, columns, time=time), names, kinds, arrow=arrow)
+    return Part(name, relation, sql.typed(relation, columns, time=time), names, kinds, arrow=arrow)
 
 
 def _parquet(file: LogFile, columns: LogColumns, findings: Findings) -> Part | None:
@@ -66,16 +66,12 @@ def _parquet(file: LogFile, columns: LogColumns, findings: Findings) -> Part | N
             stream.seek(-4, os.SEEK_END)
             whole = stream.read() == b"PAR1"
         reason = str(error).splitlines()[0]
-        fix = (
-            f"damaged ({reason})" if whole else "cut off: a Parquet file ends in PAR1, and this one does not"
-        )
-        findings.add(
-            "broken_parquet", "fatal", f"{fix}; write or copy it again", offenders=[Offender(file.name)]
-        )
+        fix = f"damaged ({reason})" if whole else "cut off: a Parquet file ends in PAR1, and this one does not"
+        findings.add("broken_parquet", "fatal", f"{fix}; write or copy it again", offenders=[Offender(file.name)])
         return None
     if not rows:
         findings.add("no_rows_in_file", "note", "the file has no rows", offenders=[Offender(file.name)])
-    relation = f"read_parquet([{log_sql.text(file.pattern)}], hive_partitioning = FALSE)"
+    relation = f"read_parquet([{sql.text(file.pattern)}], hive_partitioning = FALSE)"
     return _typed(file.name, schema, relation, columns, findings)
 
 
@@ -109,7 +105,7 @@ def _delimited(file: LogFile, columns: LogColumns, findings: Findings) -> Part |
         findings.add("header_only", "note", fix, offenders=[Offender(file.name)])
     text = TextPart(file, facts, header.separator, len(header.names), header.lines)
     names = {name: f"c{number}" for number, name in enumerate(header.names)}
-    query = log_sql.delimited(text.relation(), columns, names=names, separator=header.separator)
+    query = sql.delimited(text.relation(), columns, names=names, separator=header.separator)
     kinds: dict[str, IdKind] = {columns.user: "text", columns.item: "text"}
     return Part(file.name, text.relation(), query, header.names, kinds, text)
 
@@ -155,7 +151,7 @@ def _json_lines(file: LogFile, columns: LogColumns, findings: Findings) -> Part 
         return None
     text = TextPart(file, facts)
     kinds: dict[str, IdKind] = {columns.user: "text", columns.item: "text"}
-    query = log_sql.json_lines(text.relation(), columns)
+    query = sql.json_lines(text.relation(), columns)
     return Part(file.name, text.relation(), query, tuple(keys), kinds, text)
 
 
@@ -171,11 +167,7 @@ def _facts(file: LogFile, findings: Findings) -> TextFacts | None:
         return None
     if facts.mixed_line_ends or (facts.lone_cr and facts.lines == 1):
         kind = "some lines end in CR LF, others in LF" if facts.mixed_line_ends else "lines end in CR alone"
-        fix = (
-            f"{kind}; make them all LF: `dos2unix FILE`"
-            if facts.mixed_line_ends
-            else f"{kind}; `mac2unix FILE`"
-        )
+        fix = f"{kind}; make them all LF: `dos2unix FILE`" if facts.mixed_line_ends else f"{kind}; `mac2unix FILE`"
         findings.add("line_ends", "fatal", fix, offenders=place)
         return None
     if not facts.ends_with_newline:
@@ -184,9 +176,7 @@ def _facts(file: LogFile, findings: Findings) -> TextFacts | None:
         findings.add("cut_last_line", "note", fix, offenders=[last])
     if facts.first_nul_line is not None:
         fix = "the file holds NUL bytes; ids with them are bad rows"
-        findings.add(
-            "nul_bytes", "note", fix, offenders=[Offender(file.name, facts.first_nul_line)], count=facts.nul
-        )
+        findings.add("nul_bytes", "note", fix, offenders=[Offender(file.name, facts.first_nul_line)], count=facts.nul)
     if facts.first_bad_utf8_line is not None:
         fix = "the file is not UTF-8 throughout; lines where that touches ids or times are bad rows"
         findings.add("encoding", "note", fix, offenders=[Offender(file.name, facts.first_bad_utf8_line)])

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from peterrec.data.interactions import CheckReport, LogColumns, LogSource, Problem, check_log, open_log
+from peterrec.data.logs.interactions import CheckReport, LogColumns, LogSource, Problem, check_log, open_log
 from peterrec.errors import DataError
 
 T = 1_700_000_000
@@ -42,11 +42,7 @@ def rows_of(count: int) -> list[tuple[str, str, int]]:
 
 
 def as_csv(rows: Sequence[Sequence[object]], separator: str = ",") -> str:
-    return (
-        separator.join(("user", "item", "time"))
-        + "\n"
-        + "".join(separator.join(map(str, r)) + "\n" for r in rows)
-    )
+    return separator.join(("user", "item", "time")) + "\n" + "".join(separator.join(map(str, r)) + "\n" for r in rows)
 
 
 def as_jsonl(rows: Sequence[Sequence[object]]) -> str:

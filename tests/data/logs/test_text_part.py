@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from peterrec.data.interactions import CheckReport, LogColumns, LogSource, Problem, check_log, open_log
+from peterrec.data.logs.interactions import CheckReport, LogColumns, LogSource, Problem, check_log, open_log
 
 T = 1_700_000_000
 HEADER = "user,item,time\n"
@@ -41,11 +41,7 @@ def rows_of(count: int) -> list[tuple[str, str, int]]:
 
 
 def as_csv(rows: Sequence[Sequence[object]], separator: str = ",") -> str:
-    return (
-        separator.join(("user", "item", "time"))
-        + "\n"
-        + "".join(separator.join(map(str, r)) + "\n" for r in rows)
-    )
+    return separator.join(("user", "item", "time")) + "\n" + "".join(separator.join(map(str, r)) + "\n" for r in rows)
 
 
 def as_jsonl(rows: Sequence[Sequence[object]]) -> str:
@@ -71,9 +67,7 @@ ROW_FAULTS: Mapping[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("shift", "ending"), [("", "\n"), ("blank", "\r\n"), ("quoted", "\n"), ("leading", "\n")]
-)
+@pytest.mark.parametrize(("shift", "ending"), [("", "\n"), ("blank", "\r\n"), ("quoted", "\n"), ("leading", "\n")])
 @pytest.mark.parametrize("name", ROW_FAULTS)
 def test_bad_rows_are_named_by_line(tmp_path: Path, name: str, shift: str, ending: str) -> None:
     line, rule = ROW_FAULTS[name]
@@ -133,9 +127,7 @@ def test_only_the_first_twenty_are_shown_and_all_are_counted(tmp_path: Path) -> 
 
 
 def test_bad_rows_in_parquet_and_json(tmp_path: Path) -> None:
-    pq.write_table(
-        table([("u", "i", T), (None, "i", T), ("u", "  ", T), ("\0", "i", T)]), tmp_path / "a.parquet"
-    )
+    pq.write_table(table([("u", "i", T), (None, "i", T), ("u", "  ", T), ("\0", "i", T)]), tmp_path / "a.parquet")
     write(
         tmp_path / "b.jsonl",
         as_jsonl([("u", "i", T)]) + '\n{"user": "u", "item"\n[1]\n{"item": "i", "time": 5}\n',

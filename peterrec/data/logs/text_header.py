@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peterrec.data.log_files import LogFile
+from peterrec.data.logs.files import LogFile
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "vertical bar"}
 _HEAD = 1 << 20  # bytes

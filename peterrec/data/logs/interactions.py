@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
-from peterrec.data.log_clock import Clock, find_clock, note_times
-from peterrec.data.log_columns import IdKind, LogColumns
-from peterrec.data.log_database import temporary_database
-from peterrec.data.log_files import find_files
-from peterrec.data.log_parts import Part, Parts, refuse_lack_of_room
-from peterrec.data.log_plans import TABLE, plan_file, plan_table
-from peterrec.data.log_rules import BAD, apply_rules, note_duplicates
-from peterrec.data.log_sql import CREATE_RAW, RAW
-from peterrec.data.problems import CheckReport, Findings, Offender, Problem
+from peterrec.data.logs.clock import Clock, find_clock, note_times
+from peterrec.data.logs.columns import IdKind, LogColumns
+from peterrec.data.logs.database import temporary_database
+from peterrec.data.logs.files import find_files
+from peterrec.data.logs.parts import Part, Parts, refuse_lack_of_room
+from peterrec.data.logs.plans import TABLE, plan_file, plan_table
+from peterrec.data.logs.problems import CheckReport, Findings, Offender, Problem
+from peterrec.data.logs.rules import BAD, apply_rules, note_duplicates
+from peterrec.data.logs.sql import CREATE_RAW, RAW
 from peterrec.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -106,15 +106,11 @@ def check_log(
 
     Raises ResourceError if memory or disk gives out.
     """
-    with inspect_log(
-        paths, columns, memory_limit=memory_limit, threads=threads, temp_directory=temp_directory
-    ) as log:
+    with inspect_log(paths, columns, memory_limit=memory_limit, threads=threads, temp_directory=temp_directory) as log:
         return log.report
 
 
-def _read(
-    con: "DuckDBPyConnection", source: LogSource, columns: LogColumns, *, thorough: bool
-) -> InteractionLog:
+def _read(con: "DuckDBPyConnection", source: LogSource, columns: LogColumns, *, thorough: bool) -> InteractionLog:
     """Reads what can be read; a `thorough` read goes on after fatal problems, to find the others."""
     import duckdb
 
@@ -153,15 +149,11 @@ def _read(
                 note_duplicates(con, columns, places=parts.places, findings=findings)
             elif not findings.fatal:
                 fix = "no row can be used" if parts.rows or parts.rejected else "there are no rows"
-                findings.add(
-                    "no_rows", "fatal", fix, offenders=[Offender(names[0] if len(names) == 1 else "")]
-                )
+                findings.add("no_rows", "fatal", fix, offenders=[Offender(names[0] if len(names) == 1 else "")])
     except duckdb.Error as error:
         refuse_lack_of_room(error)
         raise
-    report = findings.report(
-        rows_read=parts.rows + parts.rejected, bad_rows=bad + parts.rejected, files=names
-    )
+    report = findings.report(rows_read=parts.rows + parts.rejected, bad_rows=bad + parts.rejected, files=names)
     id_types: dict[str, IdKind] = {}
     for role, column in (("user", columns.user), ("item", columns.item)):
         kinds: list[IdKind] = [part.kinds[column] for part in parts.read]

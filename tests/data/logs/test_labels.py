@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from peterrec.data.labels import read_labels
-from peterrec.data.problems import CheckReport, Problem
+from peterrec.data.logs.labels import read_labels
+from peterrec.data.logs.problems import CheckReport, Problem
 
 KNOWN = pa.array(["a", "b", "c"])
 

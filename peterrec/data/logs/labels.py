@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from peterrec.data.log_columns import LogColumns
-from peterrec.data.log_database import temporary_database
-from peterrec.data.log_files import find_files
-from peterrec.data.log_parts import Part, Parts, refuse_lack_of_room
-from peterrec.data.log_plans import TABLE, plan_file, plan_table
-from peterrec.data.log_sql import BLANK, identifier, json_objects, json_path
-from peterrec.data.problems import SHOWN_OFFENDERS, CheckReport, Findings, Offender, clip
+from peterrec.data.logs.columns import LogColumns
+from peterrec.data.logs.database import temporary_database
+from peterrec.data.logs.files import find_files
+from peterrec.data.logs.parts import Part, Parts, refuse_lack_of_room
+from peterrec.data.logs.plans import TABLE, plan_file, plan_table
+from peterrec.data.logs.problems import SHOWN_OFFENDERS, CheckReport, Findings, Offender, clip
+from peterrec.data.logs.sql import BLANK, identifier, json_objects, json_path
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -122,9 +122,7 @@ class _Users:
         for number in range(len(self.names)):
             column = f"c{number}"
             if of_json:
-                found = self._all(
-                    f"SELECT DISTINCT json_type({column}) FROM labels WHERE {column} IS NOT NULL"
-                )
+                found = self._all(f"SELECT DISTINCT json_type({column}) FROM labels WHERE {column} IS NOT NULL")
                 kinds = {kind for (kind,) in found} - {"NULL"}
                 plain = f"({column} ->> '$')"
             else:
@@ -209,9 +207,7 @@ class _Users:
         offenders = [Offender(self.parts.read[0].name, None, user) for (user,) in users]
         if count < sound:
             fix = f"{count / sound:.1%} of these users are not in the log; they are left out"
-            self.findings.add(
-                "unknown_user", "note", fix, column=self.column, offenders=offenders, count=count
-            )
+            self.findings.add("unknown_user", "note", fix, column=self.column, offenders=offenders, count=count)
             return
         fix = f"none of these users is in the log, whose ids are written so: {self._examples()}"
         self.findings.add(

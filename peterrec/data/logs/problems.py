@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from peterrec.errors import DataError
@@ -132,10 +133,14 @@ class CheckReport:
             right = name in ("row", "count")
             table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
         style = {"fatal": "red", "bad_row": "yellow", "note": "dim"}
+        # Folders take the width of a terminal and tell nothing, unless two files have the same name.
+        short = {file: Path(file).name for file in self.files}
+        if len(set(short.values())) < len(short):
+            short = {}
         for problem in self.problems:
             for number, offender in enumerate(problem.offenders[:shown]):
                 cells = [
-                    offender.file,
+                    short.get(offender.file, offender.file),
                     "" if offender.row is None else str(offender.row),
                     problem.column or "",
                     "" if offender.value is None else offender.value,
@@ -191,13 +196,9 @@ class Findings:
     def report(self, *, rows_read: int, bad_rows: int, files: Iterable[str]) -> CheckReport:
         """The report: fatal problems first, then bad rows, then notes."""
         problems: list[Problem] = []
-        for key in sorted(
-            self._found, key=lambda key: SEVERITIES.index(key[0])
-        ):  # stable: as they were found
+        for key in sorted(self._found, key=lambda key: SEVERITIES.index(key[0])):  # stable: as they were found
             severity, rule, column, fix = key
-            first, *others = (
-                replace(o, value=None if o.value is None else clip(o.value)) for o in self._found[key]
-            )
+            first, *others = (replace(o, value=None if o.value is None else clip(o.value)) for o in self._found[key])
             place = (first.file, rule, first.row, column, first.value)
             problems.append(Problem(*place, self._counts[key], severity, fix, tuple(others)))
         return CheckReport(tuple(problems), rows_read, bad_rows, tuple(files))

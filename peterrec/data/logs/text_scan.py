@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from peterrec.data.log_files import LogFile
+from peterrec.data.logs.files import LogFile
 
 _CHUNK = 4 << 20
 _BLANK = re.compile(rb"\n(?=\r?\n)")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from peterrec.data.log_files import LogFile
-from peterrec.data.log_sql import text
-from peterrec.data.problems import SHOWN_OFFENDERS, Findings, Offender
-from peterrec.data.text_lines import lines_at, rows_at
-from peterrec.data.text_scan import TextFacts
+from peterrec.data.logs.files import LogFile
+from peterrec.data.logs.problems import SHOWN_OFFENDERS, Findings, Offender
+from peterrec.data.logs.sql import text
+from peterrec.data.logs.text_lines import lines_at, rows_at
+from peterrec.data.logs.text_scan import TextFacts
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -58,9 +58,7 @@ class TextPart:
     width: int = 1
     header_lines: int = 0
     reject_lines: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    plain: bool = (
-        True  # no blank lines among the rows, no line breaks inside values: lines can be counted off
-    )
+    plain: bool = True  # no blank lines among the rows, no line breaks inside values: lines can be counted off
 
     def relation(self, *, rejects: bool = True) -> str:
         """The table function: every column text, `c0`, `c1`, … or `line`; rows that do not fit are left out.
@@ -95,12 +93,8 @@ class TextPart:
         seen = self.header_lines + accepted + rejected + swallowed
         inside = 0
         if seen != filled and self.separator is not None:
-            breaks = " + ".join(
-                f"length(c{n}) - length(replace(c{n}, chr(10), ''))" for n in range(self.width)
-            )
-            inside = _one(
-                con, f"SELECT coalesce(sum({breaks}), 0)::BIGINT FROM {self.relation(rejects=False)}"
-            )
+            breaks = " + ".join(f"length(c{n}) - length(replace(c{n}, chr(10), ''))" for n in range(self.width))
+            inside = _one(con, f"SELECT coalesce(sum({breaks}), 0)::BIGINT FROM {self.relation(rejects=False)}")
         self.plain = not inside and not swallowed and self.facts.blank == self.facts.leading_blank
         if inside or swallowed:  # then the engine counts records, not lines
             offsets = np.asarray(places["byte"], dtype=np.int64) - 1
@@ -114,9 +108,7 @@ class TextPart:
             offenders.setdefault(kind, []).append(place)
             totals[kind] = total
         for kind, places_of_kind in offenders.items():
-            rule, fix = _REJECTS.get(
-                kind, ("unreadable_line", f"the line cannot be read ({kind.lower()}); mend it")
-            )
+            rule, fix = _REJECTS.get(kind, ("unreadable_line", f"the line cannot be read ({kind.lower()}); mend it"))
             fix = fix.format(width=self.width)
             findings.add(rule, "bad_row", fix, offenders=places_of_kind, count=totals[kind])
 

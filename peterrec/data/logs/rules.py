@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peterrec.data.log_clock import Clock, TimeRule, time_rules
-from peterrec.data.log_columns import LogColumns
-from peterrec.data.log_sql import BLANK, RAW, text
-from peterrec.data.problems import SHOWN_OFFENDERS, Findings, Offender, Severity
+from peterrec.data.logs.clock import Clock, TimeRule, time_rules
+from peterrec.data.logs.columns import LogColumns
+from peterrec.data.logs.problems import SHOWN_OFFENDERS, Findings, Offender, Severity
+from peterrec.data.logs.sql import BLANK, RAW, text
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -45,9 +45,7 @@ def apply_rules(
 
     `numbers` are the id columns that hold integers or UUIDs, which can be missing and nothing else.
     """
-    rules = (
-        [_of_time(rule, columns) for rule in time_rules(columns, clock)] if columns.time is not None else []
-    )
+    rules = [_of_time(rule, columns) for rule in time_rules(columns, clock)] if columns.time is not None else []
     rules += _suspected(con, columns, numbers)
     counts = [f"count(*) FILTER ({rule.broken})" for rule in rules]
     totals = _row(con, f"SELECT {', '.join(counts)} FROM {RAW}") if rules else ()
@@ -64,25 +62,20 @@ def apply_rules(
     return _row(con, f"SELECT count(*) FROM {BAD}")[0]
 
 
-def note_duplicates(
-    con: "DuckDBPyConnection", columns: LogColumns, *, places: Places, findings: Findings
-) -> None:
+def note_duplicates(con: "DuckDBPyConnection", columns: LogColumns, *, places: Places, findings: Findings) -> None:
     """Notes rows of `events` that repeat user, item and time of an earlier row; they are kept."""
     if columns.time is None:
         return  # the same item again is then an event like any other
     # Hashes first: the exact comparison then takes only the few rows that can be equal.
     con.execute(
-        "CREATE TEMP TABLE suspects AS SELECT hash(user, item, time) AS h FROM events GROUP BY h HAVING "
-        "count(*) > 1"
+        "CREATE TEMP TABLE suspects AS SELECT hash(user, item, time) AS h FROM events GROUP BY h HAVING count(*) > 1"
     )
     con.execute("""CREATE TEMP TABLE repeats AS SELECT position, user, item FROM events
         WHERE hash(user, item, time) IN (SELECT h FROM suspects)
         QUALIFY row_number() OVER (PARTITION BY user, item, time ORDER BY position) > 1""")
     (count,) = _row(con, "SELECT count(*) FROM repeats")
     if count:
-        query = (
-            f"SELECT position, user || ', ' || item FROM repeats ORDER BY position LIMIT {SHOWN_OFFENDERS}"
-        )
+        query = f"SELECT position, user || ', ' || item FROM repeats ORDER BY position LIMIT {SHOWN_OFFENDERS}"
         offenders = _offenders(con.execute(query).fetchall(), places)
         fix = "the same user, item and time as an earlier row; kept, so remove repeats that are no events"
         findings.add("duplicate_row", "note", fix, offenders=offenders, count=count)
@@ -106,8 +99,7 @@ def _suspected(con: "DuckDBPyConnection", columns: LogColumns, numbers: Collecti
 def _odd(name: str) -> str:
     # Plain integers are told from the rest at a third of the cost of the pattern.
     return (
-        f"CAST(TRY_CAST({name} AS BIGINT) AS VARCHAR) IS DISTINCT FROM {name} "
-        f"AND regexp_matches({name}, {_SUSPICIOUS})"
+        f"CAST(TRY_CAST({name} AS BIGINT) AS VARCHAR) IS DISTINCT FROM {name} AND regexp_matches({name}, {_SUSPICIOUS})"
     )
 
 
@@ -146,9 +138,7 @@ def _id_rules(name: str, column: str) -> list[_Rule]:
             "the id is missing; fill it or remove the row",
         ),
         _Rule("nul_byte", column, f"contains({name}, chr(0))", name, "a NUL byte in the id; remove it"),
-        _Rule(
-            "missing_as_text", column, missing, name, "is this a missing value written as text? kept", "note"
-        ),
+        _Rule("missing_as_text", column, missing, name, "is this a missing value written as text? kept", "note"),
         _Rule(
             "padded_id",
             column,
@@ -161,9 +151,7 @@ def _id_rules(name: str, column: str) -> list[_Rule]:
 
 
 def _of_time(rule: TimeRule, columns: LogColumns) -> _Rule:
-    return _Rule(
-        rule.name, columns.time, rule.broken, rule.value, rule.fix, "note" if rule.note else "bad_row"
-    )
+    return _Rule(rule.name, columns.time, rule.broken, rule.value, rule.fix, "note" if rule.note else "bad_row")
 
 
 def _offenders(rows: Sequence[tuple[int, str | None]], places: Places) -> list[Offender]:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from peterrec.data.log_columns import LogColumns, TimeUnit
-from peterrec.data.log_sql import FIRST_SECOND, LAST_SECOND, RAW, text
-from peterrec.data.problems import Findings, Offender
+from peterrec.data.logs.columns import LogColumns, TimeUnit
+from peterrec.data.logs.problems import Findings, Offender
+from peterrec.data.logs.sql import FIRST_SECOND, LAST_SECOND, RAW, text
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -32,9 +32,7 @@ class Clock:
         per_second = _PER_SECOND.get(self.unit or "")
         if per_second is None:
             return "ticks" if self.unit == "order" else "NULL::BIGINT"
-        micros = (
-            f"ticks * {10**6 // per_second}" if per_second <= 10**6 else f"ticks // {per_second // 10**6}"
-        )
+        micros = f"ticks * {10**6 // per_second}" if per_second <= 10**6 else f"ticks // {per_second // 10**6}"
         # The engine may compute the times of bad rows before it leaves them out, and they may overflow.
         return f"CASE WHEN ticks {_window(per_second)} THEN {micros} END"
 
@@ -77,9 +75,7 @@ def time_rules(columns: LogColumns, clock: Clock) -> list[TimeRule]:
         stamp = "make_timestamp(micros)"
         return [
             *rules,
-            TimeRule(
-                "time_mixed", "ticks IS NOT NULL", "ticks", "a number among timestamps; write all in one way"
-            ),
+            TimeRule("time_mixed", "ticks IS NOT NULL", "ticks", "a number among timestamps; write all in one way"),
             TimeRule("time_range", f"NOT ({inside})", stamp, "before 1973 or after 2099; mend it"),
             TimeRule("time_future", _future("micros", 10**6), stamp, "later than now; kept", note=True),
         ]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from peterrec.data.log_columns import IdKind
-from peterrec.data.log_sql import RAW
-from peterrec.data.problems import Findings, Offender
-from peterrec.data.text_part import TextPart
+from peterrec.data.logs.columns import IdKind
+from peterrec.data.logs.problems import Findings, Offender
+from peterrec.data.logs.sql import RAW
+from peterrec.data.logs.text_part import TextPart
 from peterrec.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ class Parts:
     @property
     def number_columns(self) -> set[str]:
         """The id columns that hold integers or UUIDs in every part."""
-        return {
-            c for part in self.read[:1] for c in part.kinds if all(p.kinds[c] != "text" for p in self.read)
-        }
+        return {c for part in self.read[:1] for c in part.kinds if all(p.kinds[c] != "text" for p in self.read)}
 
     def places(self, positions: Sequence[int]) -> list[tuple[str, int]]:
         """File and 1-based row, or line of a text file, of each position."""
@@ -56,9 +54,7 @@ class Parts:
         owners = [self.read[bisect.bisect_right(starts, position) - 1] for position in positions]
         lines: dict[int, int] = {}
         for part in {id(p): p for p in owners if p.text is not None}.values():
-            inside = {
-                position - part.start for position, o in zip(positions, owners, strict=True) if o is part
-            }
+            inside = {position - part.start for position, o in zip(positions, owners, strict=True) if o is part}
             assert part.text is not None
             lines |= {part.start + row: line for row, line in part.text.lines(inside).items()}
         return [
@@ -66,9 +62,7 @@ class Parts:
             for position, owner in zip(positions, owners, strict=True)
         ]
 
-    def add(
-        self, con: "DuckDBPyConnection", part: Part, findings: Findings, *, statement: str | None = None
-    ) -> None:
+    def add(self, con: "DuckDBPyConnection", part: Part, findings: Findings, *, statement: str | None = None) -> None:
         """Reads one part to the end of the raw events, or by `statement`; if that fails, a fatal problem.
 
         Raises ResourceError if memory or disk gives out.
@@ -99,13 +93,10 @@ def refuse_lack_of_room(error: Exception) -> None:
 
     message = str(error).splitlines()[0]
     if isinstance(error, duckdb.OutOfMemoryException):
-        raise ResourceError(
-            f"the memory limit does not suffice to read the log; raise it ({message})."
-        ) from error
+        raise ResourceError(f"the memory limit does not suffice to read the log; raise it ({message}).") from error
     if any(sign in message for sign in ("No space left", "Disk quota", "File too large")):
         raise ResourceError(
-            f"the disk of the temporary folder is full; free space there or set TMPDIR to another "
-            f"({message})."
+            f"the disk of the temporary folder is full; free space there or set TMPDIR to another ({message})."
         ) from error
 
 

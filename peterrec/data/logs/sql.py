@@ -5,7 +5,7 @@ unit yet unknown), micros (microseconds since 1970, UTC), and flaw_rule, flaw_co
 that is neither.
 """
 
-from peterrec.data.log_columns import LogColumns, TimeKind
+from peterrec.data.logs.columns import LogColumns, TimeKind
 
 RAW = "raw_events"
 CREATE_RAW = f"""CREATE TABLE {RAW} (user VARCHAR, item VARCHAR, ticks BIGINT, micros BIGINT,

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peterrec.data.log_sql import text
+from peterrec.data.logs.sql import text
 from peterrec.errors import SettingsError
 
 if TYPE_CHECKING:

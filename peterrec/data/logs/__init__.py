@@ -1,0 +1,1 @@
+"""Interaction logs and users tables: every problem named before anything is computed."""
