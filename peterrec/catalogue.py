@@ -14,7 +14,8 @@ TUNERS = {
     "patch": "small bottlenecks inside the frozen encoder (PeterRec)",
     "full": "every weight of the encoder",
 }
-Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]
+Watched = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]  # the larger, the better
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 DEFAULT_REDUCTION = 8  # the ratio that PeterRec's parameter counts point to
 Recipe = TypeVar("Recipe", bound=Settings)
@@ -80,6 +81,8 @@ class AdapterRecipe(Settings):
             raise ValueError("a [patch] table belongs to tuner = 'patch', which needs it, and to no other tuner")
         if self.tuner == "full" and not self.train_tcl:
             raise ValueError("tuner = 'full' trains every row, TCL included: set train_tcl = true")
+        if self.tuner == "none" and self.train_tcl:
+            raise ValueError("tuner = 'none' trains the head alone: set train_tcl = false, or take tuner = 'patch'")
         return self
 
 
@@ -132,7 +135,7 @@ class TaskRecipe(Settings):
     class_weights: bool = Field(default=False, description="weight classes by their inverse frequency in the loss")
     head: HeadRecipe = HeadRecipe()
     metrics: tuple[Metric, ...] = Field(default=METRICS, min_length=1, description="figures to report")
-    metric: Metric = Field(
+    metric: Watched = Field(
         default="accuracy", description="validation figure that early stopping watches; one of `metrics`"
     )
     split: SplitRecipe = SplitRecipe()

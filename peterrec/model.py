@@ -35,7 +35,7 @@ class TaskModel(nn.Module):
         self.readout = readout
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.frozen = False
+        self._quiet: list[nn.Module] = []  # dropouts of a frozen encoder
 
     @property
     def config(self) -> Any:
@@ -45,15 +45,13 @@ class TaskModel(nn.Module):
     def freeze_encoder(self) -> None:
         """Takes the encoder's weights out of training; a tuner added afterwards trains its own."""
         self.encoder.requires_grad_(False)
-        self.frozen = True
+        self._quiet = [module for module in self.encoder.modules() if isinstance(module, nn.Dropout)]
 
     def train(self, mode: bool = True) -> "TaskModel":
-        """Training mode; a frozen encoder stays in evaluation mode, but for the tuner layers inside it."""
+        """Training mode; a frozen encoder's own dropouts stay off, those of tuners added later do not."""
         super().train(mode)
-        if self.frozen:
-            for module in self.encoder.modules():
-                if isinstance(module, nn.Dropout):
-                    module.eval()
+        for module in self._quiet:
+            module.eval()
         return self
 
     def user_vectors(self, input_ids: Tensor) -> Tensor:

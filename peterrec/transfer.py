@@ -4,7 +4,6 @@ A contestant is a way to get from an encoder to a task: which weights it starts 
 may change (an adapter recipe).
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from peterrec.data.sequences import Sequences
 from peterrec.data.vocabulary import TCL
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.loading import load_encoder
+from peterrec.errors import SettingsError
 from peterrec.heads.classification import ClassificationHead
 from peterrec.model import TaskModel
 from peterrec.training.finetuning import ClassificationProgram, FinetuningSettings, LabelledUsers, predict
@@ -39,9 +39,9 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained contestant: its model, test probabilities `(N, C)`, curves and cost."""
+    """A trained contestant: its model, test probabilities `(N, C)`, curves and cost (seconds of training)."""
 
-    model: nn.Module
+    model: nn.Module | None  # if asked for
     probabilities: NDArray[np.float64]
     history: list[dict[str, Any]]
     best_epoch: int | None
@@ -73,7 +73,10 @@ def build(
 
     recipe = adapter.patch
     blocks = len(encoder.blocks)
-    patched = list(range(blocks))[-(blocks if recipe.blocks == "all" else recipe.blocks) :]
+    count = blocks if recipe.blocks == "all" else recipe.blocks
+    if count > blocks:
+        raise SettingsError(f"adapter {adapter.name}: patch.blocks = {count}, but the encoder has {blocks} blocks.")
+    patched = list(range(blocks - count, blocks))
     modules = ["head"]
     if recipe.train_norms:
         modules += [
@@ -115,6 +118,7 @@ def fit(
     metrics_file: Path | None,
     tracker: Tracker,
     progress: Progress,
+    keep_model: bool,
 ) -> Fitted:
     """Trains a contestant on the split's training users and predicts its test users.
 
@@ -133,7 +137,6 @@ def fit(
             num_classes=len(attribute.classes),
             class_weights=_class_weights(labelled, len(attribute.classes)) if task.class_weights else None,
         )
-    started = time.perf_counter()
     program = ClassificationProgram(
         model,
         histories=histories,
@@ -157,13 +160,13 @@ def fit(
     )
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Fitted(
-        model=model,
+        model=model.cpu() if keep_model else None,
         probabilities=probabilities,
         history=result.history,
         best_epoch=result.best_epoch,
         trained_parameters=trained,
         parameters=sum(p.numel() for p in model.parameters()),
-        seconds=max(result.seconds, time.perf_counter() - started),
+        seconds=result.seconds,
     )
 
 

@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Attribute:
-    """Users with a label: `users` (N,) ids, `rows` (N,) of the part `histories`, `labels` (N,) numbers into `classes`."""
+    """Users with a label: `users` (N,) ids, `rows` (N,) of the part `histories`, `labels` (N,) places in `classes`."""
 
     column: str
     classes: tuple[str, ...]
@@ -41,8 +41,8 @@ class Split:
 def read_attribute(prepared: PreparedLog, *, column: str, classes: Sequence[str] | None = None) -> Attribute:
     """The users of a prepared log whose `column` is filled in.
 
-    Classes are text; those found, in order (numbers by value), unless `classes` lists them. Raises DataError where there
-    are no labels, no such column, fewer than two classes, or a label that `classes` does not list.
+    Classes are text; those found, in order (numbers by value), unless `classes` lists them. Raises DataError where
+    there are no labels, no such column, fewer than two classes, or a label that `classes` does not list.
     """
     table = prepared.labels()
     if table is None:
@@ -90,40 +90,61 @@ def split_users(
     seed: int,
     budget: int | None = None,
 ) -> Split:
-    """A seeded split by user; with `stratified` each class is divided in the same shares.
+    """A seeded split by user; with `stratified` each class is divided in the same shares, rare ones into every part.
 
-    `budget` keeps that many training users (of every class in proportion); a smaller budget's users are among those of a
-    larger one, and validation and test users stay the same. Raises SettingsError for a budget that is not there,
-    DataError where a part would be empty or the training users have one class only.
+    `budget` keeps so many of the training and validation users, a fifth of them for validation, every class in
+    proportion; a smaller budget's users are among those of a larger one, and the test users stay the same. Raises
+    SettingsError for a budget that is not there, DataError where a part would be empty or of one class only.
     """
     rng = np.random.default_rng((seed, 11))
-    place = np.empty(len(attribute))
+    part = np.empty(len(attribute), dtype=np.int64)  # 0 train, 1 validation, 2 test
+    place = np.empty(len(attribute))  # rank within class and part, in (0, 1): a prefix is in proportion
     strata = attribute.labels if stratified else np.zeros(len(attribute), dtype=np.int64)
     for stratum in np.unique(strata):
         members = rng.permutation(np.flatnonzero(strata == stratum))
-        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
-    first, second = fractions[0], fractions[0] + fractions[1]
-    train = np.flatnonzero(place < first)
+        test = _share(len(members), fractions[2])
+        validation = _share(len(members) - test, fractions[1] / (fractions[0] + fractions[1]))
+        cuts = [len(members) - test - validation, len(members) - test]
+        for number, group in enumerate(np.split(members, cuts)):
+            part[group] = number
+        learned = members[: cuts[1]]
+        place[learned] = (np.arange(len(learned)) + 0.5) / max(len(learned), 1)
     if budget is not None:
-        if not 1 < budget <= len(train):
-            raise SettingsError(
-                f"--labels {budget}: there are {len(train):,} labelled training users; give 2 to {len(train)}."
-            )
-        train = np.sort(train[np.argsort(place[train], kind="stable")[:budget]])
-    split = Split(
-        train=train,
-        validation=np.flatnonzero((place >= first) & (place < second)),
-        test=np.flatnonzero(place >= second),
-    )
-    for name, part in vars(split).items():
-        if not len(part):
+        part = _within(budget, part=part, place=place, strata=strata)
+    split = Split(*(np.flatnonzero(part == number) for number in range(3)))
+    for name, chosen in vars(split).items():
+        if not len(chosen):
             raise DataError(
                 f"column {attribute.column!r}: {len(attribute)} labelled users leave none for {name}; label more users "
                 "or change the split's fractions."
             )
-    if len(np.unique(attribute.labels[train])) < 2:
-        raise DataError(f"column {attribute.column!r}: all training users are of one class; label more users.")
+        if len(np.unique(attribute.labels[chosen])) < 2:
+            raise DataError(
+                f"column {attribute.column!r}: all {len(chosen)} {name} users are of one class; label more users, or "
+                "split with stratified = true."
+            )
     return split
+
+
+def _share(count: int, fraction: float) -> int:
+    """How many of `count` members go into a part: at least one, if that leaves any."""
+    return min(max(round(count * fraction), 1), count - 1) if count > 1 else 0
+
+
+def _within(budget: int, *, part: Ints, place: NDArray[np.float64], strata: Ints) -> Ints:
+    """The parts with only `budget` users left for training and validation; the others get −1."""
+    learned = np.flatnonzero(part < 2)
+    if not 5 <= budget <= len(learned):
+        raise SettingsError(
+            f"--labels {budget}: there are {len(learned):,} labelled users beside the test users; give 5 to {len(learned)}."
+        )
+    chosen = learned[np.argsort(place[learned], kind="stable")[:budget]]
+    limited = np.where(part == 2, 2, -1)
+    limited[chosen] = 0
+    for stratum in np.unique(strata[chosen]):
+        members = chosen[strata[chosen] == stratum]
+        limited[members[len(members) - _share(len(members), 0.2) :]] = 1
+    return limited
 
 
 def _place_in(values: pa.ChunkedArray, known: pa.Array) -> Ints:

@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from peterrec.data.vocabulary import Vocabulary
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.config import NextItNetConfig
 from peterrec.encoders.nextitnet import NextItNet
@@ -42,7 +43,7 @@ def read_config(folder: Path) -> NextItNetConfig:
         kind = found.get("model_type") if isinstance(found, dict) else found
         raise RefusedError(f"{path} describes {kind!r}, which is no encoder of peterrec: {', '.join(kinds)}.")
     config_class = kinds[found["model_type"]]
-    fields = {name for name in config_class.__annotations__ if name != "model_type"}
+    fields = _fields(config_class)
     unknown = sorted(set(found) - fields - BOOKKEEPING)
     if unknown:
         raise RefusedError(f"{path} holds settings that this version does not know: {', '.join(unknown)}.")
@@ -59,9 +60,7 @@ def load_encoder(folder: Path) -> UserEncoder:
     Raises SettingsError where there is none, RefusedError where configuration and weights do not fit together.
     """
     config = read_config(folder)
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        raise RefusedError(f"{folder} has a configuration but no {path.name}; the encoder is incomplete.")
+    path = _weights(folder)
     cls = next(model for known, model in ENCODERS.values() if isinstance(config, known))
     encoder = cls(config)
     wanted = encoder.state_dict()
@@ -90,7 +89,50 @@ def save_encoder(encoder: UserEncoder, *, config_path: Path, weights_path: Path)
     save_file(tensors, weights_path, metadata={"format": "pt"})
 
 
+def open_encoder(folder: Path) -> tuple[UserEncoder, Vocabulary]:
+    """The encoder saved in `folder`, in evaluation mode, and the item vocabulary that its rows belong to.
+
+    Raises SettingsError where there is none, RefusedError where configuration, weights and vocabulary do not fit together.
+    """
+    config = read_config(folder)
+    path = folder / "vocabulary.parquet"
+    vocabulary = Vocabulary.load(path)
+    fix = "Take the vocabulary.parquet that was written with this encoder."
+    if vocabulary.fingerprint != config.vocabulary_fingerprint:
+        wanted = config.vocabulary_fingerprint[:16] or "none"
+        raise RefusedError(
+            f"{path} is the item vocabulary {vocabulary.fingerprint[:16]}, but config.json beside it names {wanted}. {fix}"
+        )
+    if len(vocabulary) != config.vocab_size:
+        raise RefusedError(f"{path} has {len(vocabulary)} rows, but config.json beside it says {config.vocab_size}. {fix}")
+    return load_encoder(folder), vocabulary
+
+
 def encoder_revision(folder: Path) -> str:
-    """Sixteen hex digits of the SHA-256 over the encoder's weights file: which weights an adapter belongs to."""
-    with (folder / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    """Sixteen hex digits of a SHA-256 over configuration and weights file: which encoder an adapter belongs to.
+
+    Of the configuration, the fields that differ from their defaults count; how the file is laid out does not.
+    Raises SettingsError where there is no encoder, RefusedError where it is incomplete.
+    """
+    config = read_config(folder)
+    own, default = ({name: _plain(getattr(c, name)) for name in _fields(type(config))} for c in (config, type(config)()))
+    told = {name: value for name, value in own.items() if value != default[name]} | {"model_type": config.model_type}
+    with _weights(folder).open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    told["weights"] = weights
+    return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def _weights(folder: Path) -> Path:
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise RefusedError(f"{folder} has a configuration but no {path.name}; the encoder is incomplete.")
+    return path
+
+
+def _fields(config_class: type[NextItNetConfig]) -> set[str]:
+    return {name for name in config_class.__annotations__ if name != "model_type"}
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

@@ -11,19 +11,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from peterrec.baselines.bag_of_items import BagOfItems
+from peterrec.baselines.lsa import LatentSemantic
 from peterrec.baselines.majority import Majority
 from peterrec.catalogue import AdapterRecipe, TaskRecipe, task
 from peterrec.data.attribute import Attribute, Split, read_attribute, split_users
 from peterrec.data.prepared import PreparedLog, open_prepared
 from peterrec.data.vocabulary import Vocabulary
-from peterrec.errors import RefusedError
+from peterrec.errors import RefusedError, SettingsError
 from peterrec.metrics.classification import Classified
 from peterrec.metrics.intervals import ClassificationRows, metric_intervals
 from peterrec.run_folder import RunFolder, read_run
 from peterrec.settings import load_settings
 from peterrec.training.finetuning import FinetuningSettings
 from peterrec.training.progress import Mode, Progress
-from peterrec.training.tracking import Tracker
+from peterrec.training.tracking import Prefixed, Tracker
 from peterrec.transfer import Contestant, Fitted, fit
 
 MODEL, BASELINE = "model", "baseline"
@@ -31,21 +32,22 @@ MODEL, BASELINE = "model", "baseline"
 
 @dataclass(frozen=True)
 class Plan:
-    """A resolved fine-tuning: recipes, settings, seeds, and where encoder and data are."""
+    """A resolved fine-tuning: the task, what was overridden, the seeds, and where encoder and data are."""
 
     task: TaskRecipe
-    settings: FinetuningSettings
+    overrides: tuple[str, ...]
     encoder: Path
     data: Path
     seeds: tuple[int, ...]
     labels: int | None
 
-    def of_seed(self, seed: int, recipe: AdapterRecipe) -> FinetuningSettings:
-        """The training settings of one seed and adapter."""
-        changes: dict[str, Any] = {"seed": seed}
+    def settings(self, recipe: AdapterRecipe, *, seed: int = 0) -> FinetuningSettings:
+        """The training settings of an adapter: the task's, then the adapter's own, then what was overridden."""
+        layers: list[tuple[str, Mapping[str, object]]] = [(f"task {self.task.name}", self.task.training)]
         if recipe.learning_rate is not None:
-            changes["learning_rate"] = recipe.learning_rate
-        return self.settings.model_copy(update=changes)
+            layers.append((f"adapter {recipe.name}", {"learning_rate": recipe.learning_rate}))
+        found = load_settings(FinetuningSettings, layers=layers, overrides=self.overrides)
+        return found.model_copy(update={"seed": seed})
 
 
 def resolve(
@@ -63,10 +65,15 @@ def resolve(
     """
     recipe = task(task_name)
     run = read_run(encoder, stage="pretrain")
-    settings = load_settings(FinetuningSettings, layers=[(f"task {recipe.name}", recipe.training)], overrides=overrides)
+    for origin, keys in (
+        ("--set", [override.partition("=")[0].strip() for override in overrides]),
+        (f"task {recipe.name}: training", recipe.training),
+    ):
+        if "seed" in keys:
+            raise SettingsError(f"{origin}: seed is not to be set; --seeds N runs the seeds 0 to N - 1.")
     return Plan(
         task=recipe,
-        settings=settings,
+        overrides=tuple(overrides),
         encoder=encoder,
         data=Path(run["inputs"]["data"]) if data is None else data,
         seeds=tuple(recipe.seeds if seeds is None else seeds),
@@ -90,6 +97,7 @@ class Arena:
                 self.attribute.users[self.splits[seed].test],
                 self.attribute.labels[self.splits[seed].test],
                 found,
+                names=self.plan.task.metrics,
             )
             for seed, found in probabilities.items()
         ]
@@ -101,8 +109,8 @@ def open_arena(plan: Plan) -> Arena:
     wanted = Vocabulary.load(plan.encoder / "vocabulary.parquet").fingerprint
     if prepared.vocabulary.fingerprint != wanted:
         raise RefusedError(
-            f"{plan.data} was prepared with the item vocabulary {prepared.vocabulary.fingerprint[:16]}, but the encoder "
-            f"{plan.encoder} has {wanted[:16]}. Prepare the log again with --encoder {plan.encoder}."
+            f"{plan.data} was prepared with the item vocabulary {prepared.vocabulary.fingerprint[:16]}, but the "
+            f"encoder {plan.encoder} has {wanted[:16]}. Prepare the log again with --encoder {plan.encoder}."
         )
     attribute = read_attribute(prepared, column=plan.task.column, classes=plan.task.classes)
     splits = {
@@ -123,36 +131,53 @@ def protocol(arena: Arena) -> str:
     plan, first = arena.plan, arena.splits[arena.plan.seeds[0]]
     shares = "/".join(f"{100 * share:g}" for share in plan.task.split.fractions)
     drawn = "stratified by class" if plan.task.split.stratified else "drawn at random"
-    budget = f" (only {plan.labels:,} training labels are used)" if plan.labels is not None else ""
+    budget = f" Only {plan.labels:,} labels are used beside the test users'." if plan.labels is not None else ""
+    missing = arena.attribute.unlabelled
+    unlabelled = f" ({missing:,} users have no label)" if missing else ""
     return (
-        f"{plan.task.column}: {len(arena.attribute):,} labelled users, split by user {shares} {drawn}, "
-        f"{len(plan.seeds)} seed(s), each with its own split: {len(first.train):,} training{budget}, "
-        f"{len(first.validation):,} validation and {len(first.test):,} test users. Early stopping looks at "
-        f"{plan.task.metric} of the validation users, never at the test users. Predictions are the most probable class; "
-        "95 % bootstrap intervals over test users, all seeds of a user together."
+        f"{plan.task.column}: {len(arena.attribute):,} labelled users{unlabelled}, split by user {shares} {drawn}, "
+        f"{len(plan.seeds)} seed(s), each with its own split: {len(first.train):,} training, "
+        f"{len(first.validation):,} validation and {len(first.test):,} test users.{budget} Early stopping looks at "
+        f"{plan.task.metric} of the validation users, never at the test users; baselines that need no validation train "
+        "on those users too. Predictions are the most probable class; 95 % bootstrap intervals over test users, all "
+        "seeds of a user together. Seconds are training time a seed."
     )
 
 
 def run_contestant(
-    contestant: Contestant, arena: Arena, *, folder: RunFolder, tracker: Tracker, progress: Mode
-) -> dict[int, Fitted]:
-    """Trains a contestant for every seed, each with checkpoints of its own, so that an interrupted run goes on."""
+    contestant: Contestant,
+    arena: Arena,
+    *,
+    folder: RunFolder,
+    tracker: Tracker,
+    progress: Mode,
+    after: int = 0,
+    keep_first: bool = False,
+) -> tuple[dict[int, Fitted], int]:
+    """Trains a contestant for every seed, each with checkpoints of its own, so that an interrupted run goes on.
+
+    The tracker's steps begin behind `after`; returns what was fitted and the last of these steps. `keep_first` keeps
+    the model of the first seed.
+    """
     fitted = {}
     for seed in arena.plan.seeds:
+        own = Prefixed(tracker, prefix=f"{contestant.name}/seed-{seed}", after=after)
         fitted[seed] = fit(
             contestant,
             encoder_folder=arena.plan.encoder,
             task=arena.plan.task,
-            settings=arena.plan.of_seed(seed, contestant.adapter),
+            settings=arena.plan.settings(contestant.adapter, seed=seed),
             histories=arena.prepared.sequences("histories"),
             attribute=arena.attribute,
             split=arena.splits[seed],
             checkpoints=folder.checkpoints / f"{contestant.name}-{seed}",
             metrics_file=None,
-            tracker=tracker,
+            tracker=own,
             progress=Progress(progress, title=f"{contestant.name}, seed {seed}"),
+            keep_model=keep_first and seed == arena.plan.seeds[0],
         )
-    return fitted
+        after = own.last + 1
+    return fitted, after
 
 
 def result_of(name: str, fitted: Mapping[int, Fitted], arena: Arena, *, role: str = MODEL) -> dict[str, Any]:
@@ -168,8 +193,13 @@ def result_of(name: str, fitted: Mapping[int, Fitted], arena: Arena, *, role: st
     }
 
 
-def baselines(arena: Arena) -> tuple[list[dict[str, Any]], dict[str, list[ClassificationRows]]]:
-    """Bag-of-items logistic regression and the majority class on the same splits: result rows, test rows."""
+def baselines(
+    arena: Arena, *, latent: bool = False
+) -> tuple[list[dict[str, Any]], dict[str, list[ClassificationRows]]]:
+    """Bag-of-items logistic regression and the majority class on the same splits: result rows, test rows.
+
+    They train on the validation users too. `latent` adds latent semantic analysis of the unlabelled log (LSA).
+    """
     histories, attribute = arena.prepared.sequences("histories"), arena.attribute
     num_classes = len(attribute.classes)
 
@@ -178,17 +208,29 @@ def baselines(arena: Arena) -> tuple[list[dict[str, Any]], dict[str, list[Classi
         return histories.gather(rows, np.zeros_like(rows), histories.lengths[rows])
 
     found: dict[str, dict[int, NDArray[np.float64]]] = {"bag_of_items": {}, "majority": {}}
+    if latent:
+        found = {"bag_of_items": {}, "lsa": {}, "majority": {}}
     seconds = dict.fromkeys(found, 0.0)
+    num_items = arena.prepared.vocabulary.num_items
     for seed, split in arena.splits.items():
-        labels = attribute.labels[split.train]
-        started = time.perf_counter()
-        model = BagOfItems(arena.prepared.vocabulary.num_items, seed=seed)
-        model.fit(bag(split.train), labels, num_classes=num_classes)
-        found["bag_of_items"][seed] = model.predict(bag(split.test))
-        seconds["bag_of_items"] += time.perf_counter() - started
-        started = time.perf_counter()
-        found["majority"][seed] = Majority.fit(labels, num_classes=num_classes).predict(len(split.test))
-        seconds["majority"] += time.perf_counter() - started
+        learned = np.concatenate([split.train, split.validation])
+        labels = attribute.labels[learned]
+        for name, probabilities in found.items():
+            started = time.perf_counter()
+            if name == "majority":
+                majority = Majority.fit(labels, num_classes=num_classes)
+                seconds[name] += time.perf_counter() - started
+                probabilities[seed] = majority.predict(len(split.test))
+                continue
+            if name == "lsa":
+                every = np.arange(len(histories))
+                model = LatentSemantic(num_items, seed=seed)
+                model.pretrain(histories.gather(every, np.zeros_like(every), histories.lengths))
+            else:
+                model = BagOfItems(num_items, seed=seed)
+            model.fit(bag(learned), labels, num_classes=num_classes)
+            seconds[name] += time.perf_counter() - started
+            probabilities[seed] = model.predict(bag(split.test))
     rows = {name: arena.rows(probabilities) for name, probabilities in found.items()}
     results = [
         {

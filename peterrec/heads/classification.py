@@ -1,5 +1,6 @@
 """User vector → class logits."""
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ class ClassificationHead(nn.Module):
         self.norm = nn.LayerNorm(channels, elementwise_affine=False)
         widths = [channels, *hidden]
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
         self.hidden = nn.Sequential(nn.Dropout(dropout), *layers)
         self.output = nn.Linear(widths[-1], classes)

@@ -81,11 +81,13 @@ class Rows(Protocol):
 
 
 class ClassificationRows:
-    """The test rows of one seed of a classifier: users (N,), labels (N,), probabilities (N, C)."""
+    """The test rows of one seed of a classifier: users (N,), labels (N,), probabilities (N, C); `names`: its metrics."""
 
-    def __init__(self, users: ArrayLike, labels: ArrayLike, probabilities: ArrayLike) -> None:
+    def __init__(
+        self, users: ArrayLike, labels: ArrayLike, probabilities: ArrayLike, *, names: Sequence[str] = METRICS
+    ) -> None:
         self.users: ArrayLike = users
-        self.names: Sequence[str] = METRICS
+        self.names: Sequence[str] = names
         self._classified = Classified(labels, probabilities)
 
     def measure(self, weights: Floats, names: Sequence[str]) -> dict[str, Floats]:

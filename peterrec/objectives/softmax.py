@@ -3,40 +3,62 @@
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}  # logits held at once; on a CPU a chunk then stays in cache
+CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}  # logits of a chunk of rows
+FEWEST_ROWS, MOST_ROWS = 64, 4096  # fewer would read and write the table's gradient too often
+BLOCK_ELEMENTS = {"cpu": 2**18}  # logits of a block of classes: they stay in cache between product and softmax
 
 
 class _ExactSoftmax(torch.autograd.Function):
-    """Computes loss and gradients in one pass over chunks of rows, so that nothing `(N, V)` is kept."""
+    """Computes loss and gradients in one pass over chunks of rows, so that nothing `(N, V)` is kept.
+
+    The classes of a chunk come in blocks. Each block's logits become `exp(logit − the block's maximum)` at once; when
+    the maximum of all blocks is known, one factor a row and block makes them probabilities, on their way into the
+    products of the gradients. So each logit is exponentiated once and leaves the cache once.
+    """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, table: Tensor, targets: Tensor, first_row: int, chunk: int) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx, hidden: Tensor, table: Tensor, targets: Tensor, first_row: int, chunk: int, width: int
+    ) -> Tensor:
         need_hidden, need_table = ctx.needs_input_grad[:2]
         classes = table[first_row:].to(hidden.dtype)
-        labels = targets - first_row
+        labels = (targets - first_row).unsqueeze(1)
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_table = torch.zeros_like(table) if need_table else None
         precise = torch.promote_types(hidden.dtype, torch.float32)
+        keep = need_hidden or need_table
+        room = hidden.new_empty(min(chunk, len(hidden)) * (len(classes) if keep else width), dtype=precise)
         total = torch.zeros((), dtype=precise, device=hidden.device)
         for start in range(0, len(hidden), chunk):
-            rows = hidden[start : start + chunk]
-            wanted = labels[start : start + chunk].unsqueeze(1)
-            logits = rows @ classes.t()
-            logits = logits.to(precise)
-            log_sum = torch.logsumexp(logits, dim=1, keepdim=True)
-            total += (log_sum - logits.gather(1, wanted)).sum()
-            if grad_hidden is None and grad_table is None:
+            rows, wanted = hidden[start : start + chunk], labels[start : start + chunk]
+            maxima, sums = [], []
+            own = torch.zeros_like(wanted, dtype=precise)
+            for first, block in _blocks(classes, width):
+                logits = _view(room, len(rows), first if keep else 0, len(block))
+                _product(rows, block.t(), out=logits)
+                place, inside = _place(wanted, first, len(block))
+                own += logits.gather(1, place) * inside
+                maxima.append(logits.amax(dim=1, keepdim=True))
+                sums.append(logits.sub_(maxima[-1]).exp_().sum(dim=1, keepdim=True))
+            highest = torch.cat(maxima, dim=1)
+            log_sum = torch.logsumexp(highest + torch.cat(sums, dim=1).log(), dim=1, keepdim=True)
+            total += (log_sum - own).sum()
+            if not keep:
                 continue
-            slope = logits.sub_(log_sum).exp_()  # softmax, then minus one at the target
-            slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, -1.0))
-            slope = slope.to(hidden.dtype)
+            factors = (highest - log_sum).exp()
+            row_slope = torch.zeros_like(rows, dtype=precise)
+            for number, (first, block) in enumerate(_blocks(classes, width)):
+                slope = _view(room, len(rows), first, len(block)).mul_(factors[:, number : number + 1])
+                place, inside = _place(wanted, first, len(block))
+                slope.scatter_add_(1, place, inside.to(precise).neg_())  # softmax, minus one at the target
+                low = slope.to(hidden.dtype)
+                if grad_hidden is not None:
+                    _add_product(row_slope, low, block)
+                if grad_table is not None:
+                    begin = first_row + first
+                    _add_product(grad_table[begin : begin + len(block)], low.t(), rows)
             if grad_hidden is not None:
-                torch.mm(slope, classes, out=grad_hidden[start : start + chunk])
-            if grad_table is not None:
-                if grad_table.dtype == slope.dtype:
-                    grad_table[first_row:].addmm_(slope.t(), rows)
-                else:
-                    grad_table[first_row:] += (slope.t() @ rows).to(grad_table.dtype)
+                grad_hidden[start : start + chunk] = row_slope
         ctx.save_for_backward(grad_hidden, grad_table)
         ctx.count = max(len(hidden), 1)
         return total / ctx.count
@@ -48,23 +70,61 @@ class _ExactSoftmax(torch.autograd.Function):
         return (
             None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype),
             None if grad_table is None else grad_table * scale.to(grad_table.dtype),
-            None,
-            None,
-            None,
+            *(None,) * 4,
         )
 
 
+def _blocks(classes: Tensor, width: int) -> list[tuple[int, Tensor]]:
+    """The first class of each block, and the block `(≤ width, D)`."""
+    return [(first, classes[first : first + width]) for first in range(0, len(classes), width)]
+
+
+def _view(room: Tensor, rows: int, first: int, width: int) -> Tensor:
+    """The part of `room` that belongs to a block of classes, as `(rows, width)`, contiguous."""
+    return room[rows * first : rows * (first + width)].view(rows, width)
+
+
+def _place(labels: Tensor, first: int, width: int) -> tuple[Tensor, Tensor]:
+    """Where in a block each row's label `(B, 1)` stands (anywhere if it does not), and whether it does."""
+    place = labels - first
+    return place.clamp(0, width - 1), (place >= 0) & (place < width)
+
+
+def _product(left: Tensor, right: Tensor, *, out: Tensor) -> None:
+    if out.dtype == left.dtype:
+        torch.mm(left, right, out=out)
+    else:
+        out.copy_(left @ right)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += (left @ right).to(total.dtype)
+
+
 def exact_softmax_loss(
-    hidden: Tensor, table: Tensor, targets: Tensor, *, first_row: int = 3, chunk: int | None = None
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    *,
+    first_row: int = 3,
+    chunk: int | None = None,
+    width: int | None = None,
 ) -> Tensor:
     """Mean cross-entropy of `targets` `(N,)` under the softmax of `hidden` `(N, D)` · `table` `(V, D)`ᵀ.
 
     Rows of `table` before `first_row` (the special rows) are no candidates. Gradients are computed in the
-    forward pass, `chunk` rows at a time; memory beside the gradients is `chunk · V` numbers. Under autocast the
-    products run in the lower precision and the softmax in float32. Zero rows give a loss of zero.
+    forward pass, `chunk` rows at a time and in these `width` classes; memory beside the gradients is `chunk · V`
+    numbers (`chunk · width` where no gradient is wanted). Under autocast the products run in the lower precision and
+    the softmax in float32. Zero rows give a loss of zero.
     """
+    device = hidden.device.type
     if chunk is None:
-        chunk = max(16, CHUNK_ELEMENTS.get(hidden.device.type, 2**24) // max(len(table), 1))
-    if torch.is_autocast_enabled(hidden.device.type):
-        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-    return _ExactSoftmax.apply(hidden, table, targets, first_row, chunk)  # type: ignore[no-any-return]
+        chunk = min(max(FEWEST_ROWS, CHUNK_ELEMENTS.get(device, 2**24) // max(len(table), 1)), MOST_ROWS)
+    if width is None:
+        width = BLOCK_ELEMENTS[device] // chunk if device in BLOCK_ELEMENTS else len(table)
+    if torch.is_autocast_enabled(device):
+        hidden = hidden.to(torch.get_autocast_dtype(device))
+    return _ExactSoftmax.apply(hidden, table, targets, first_row, chunk, max(width, 1))  # type: ignore[no-any-return]

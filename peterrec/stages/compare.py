@@ -40,6 +40,7 @@ CONTROLS = {
     "scratch": "the same network trained from random weights",
     "random": "the first adapter on a frozen encoder of random weights",
 }
+RESERVED = ("bag_of_items", "lsa", "majority", "oracle")
 
 
 def contestants(adapters: Sequence[str], controls: Sequence[str]) -> list[tuple[Contestant, str]]:
@@ -51,9 +52,17 @@ def contestants(adapters: Sequence[str], controls: Sequence[str]) -> list[tuple[
     for name in controls:
         if name not in CONTROLS:
             raise SettingsError(f"There is no control {name!r}. {did_you_mean(name, CONTROLS)}")
-        recipe = adapter("full") if name == "scratch" else chosen[0]
-        label = "scratch" if name == "scratch" else f"random+{recipe.name}"
-        found.append((Contestant(label, recipe, pretrained=False), "control"))
+        if name == "scratch":
+            # full fine-tuning is slow because its weights are worth keeping; from scratch the task's own rate holds
+            recipe = adapter("full").model_copy(update={"learning_rate": None})
+            found.append((Contestant(name, recipe, pretrained=False), "control"))
+        else:
+            found.append((Contestant(f"random+{chosen[0].name}", chosen[0], pretrained=False), "control"))
+    names = [one.name for one, _ in found]
+    for name in names:
+        if names.count(name) > 1 or name in RESERVED:
+            taken = "twice" if names.count(name) > 1 else "by a baseline"
+            raise SettingsError(f"The name {name!r} would be taken {taken} in the table; rename that adapter's file.")
     return found
 
 
@@ -83,7 +92,7 @@ def run(
     resolved = {
         "task": dump(plan.task),
         "contestants": {one.name: dump(one.adapter) for one, _ in field},
-        "training": dump(plan.settings),
+        "training": {one.name: dump(plan.settings(one.adapter)) for one, _ in field},
         "seeds": list(plan.seeds),
         "labels": plan.labels,
         "encoder_revision": encoder_revision(encoder),
@@ -100,12 +109,15 @@ def run(
         try:
             fitted: dict[str, dict[int, Fitted]] = {}
             results, rows = [], {}
+            after = 0
             for contestant, role in field:
-                each = run_contestant(contestant, arena, folder=folder, tracker=tracker, progress=progress)
+                each, after = run_contestant(
+                    contestant, arena, folder=folder, tracker=tracker, progress=progress, after=after
+                )
                 fitted[contestant.name] = each
                 rows[contestant.name] = arena.rows({seed: one.probabilities for seed, one in each.items()})
                 results.append(result_of(contestant.name, each, arena, role=role))
-            for more, more_rows in (baselines(arena), _ceiling(arena)):
+            for more, more_rows in (baselines(arena, latent=True), _ceiling(arena)):
                 results += more
                 rows |= more_rows
             first = field[0][0].name
@@ -113,7 +125,7 @@ def run(
                 "format_version": FORMAT_VERSION,
                 "stage": "compare",
                 "task": plan.task.name,
-                "protocol": protocol(arena),
+                "protocol": f"{protocol(arena)} Confusion matrix and calibration are those of {first}.",
                 "seeds": list(plan.seeds),
                 "metric": plan.task.metric,
                 "results": results,
@@ -149,7 +161,7 @@ def run(
             )
             folder.finish(inputs={"encoder": str(encoder), "data": str(plan.data)}, wandb_run=tracker.run_id)
         finally:
-            tracker.finish()
+            tracker.finish(timeout=60)
     return metrics
 
 

@@ -59,7 +59,7 @@ def run(
     resolved = {
         "task": dump(plan.task),
         "adapter": dump(recipe),
-        "training": dump(plan.settings),
+        "training": {key: value for key, value in dump(plan.settings(recipe)).items() if key != "seed"},
         "seeds": list(plan.seeds),
         "labels": plan.labels,
         "encoder_revision": encoder_revision(encoder),
@@ -75,9 +75,12 @@ def run(
         )
         try:
             contestant = Contestant(recipe.name, recipe)
-            fitted = run_contestant(contestant, arena, folder=folder, tracker=tracker, progress=progress)
+            fitted, _ = run_contestant(
+                contestant, arena, folder=folder, tracker=tracker, progress=progress, keep_first=True
+            )
             metrics = _metrics(recipe.name, fitted, arena)
-            seed, first = plan.seeds[0], fitted[plan.seeds[0]]
+            seed, model = plan.seeds[0], fitted[plan.seeds[0]].model
+            assert model is not None
             facts = TaskFacts(
                 task=plan.task,
                 adapter=recipe,
@@ -87,7 +90,7 @@ def run(
                 vocabulary_fingerprint=resolved["vocabulary"],
             )
             with folder.files() as temporary:
-                save_task(first.model, folder=temporary, facts=facts)
+                save_task(model, folder=temporary, facts=facts)
                 (temporary / "task.toml").write_text(_recipe_text(plan.task), encoding="utf-8")
                 (temporary / "adapter.toml").write_text(_recipe_text(recipe), encoding="utf-8")
                 pq.write_table(predictions(fitted, arena), temporary / "predictions.parquet", compression="zstd")
@@ -115,7 +118,7 @@ def run(
                 wandb_run=tracker.run_id,
             )
         finally:
-            tracker.finish()
+            tracker.finish(timeout=60)
     return metrics
 
 

@@ -1,24 +1,32 @@
-"""The embedded world as a prepared log: what the commands work on when no data is given."""
+"""The embedded world as raw and as prepared log: what the commands work on when no data is given."""
 
 from pathlib import Path
 from typing import Any
 
 from peterrec.data.logs.interactions import LogColumns
 from peterrec.data.synthetic import World, WorldSettings
-from peterrec.evaluation.world import note_world
-from peterrec.run_folder import atomic_folder
+from peterrec.errors import SettingsError
+from peterrec.evaluation.world import NOTE_FILE, note_world, read_note
+from peterrec.run_folder import atomic_folder, read_run
 from peterrec.stages import prepare
 
 COLUMNS = LogColumns(user="user", item="item", time="timestamp")
 FOLDER = Path("runs/world")
+RAW = Path("runs/world-log")  # what was prepared in FOLDER
+CHECKED = Path("runs/world-raw")  # the same with bad rows in it
+PLANTED = 8
 DEFAULT = WorldSettings()
 
 
 def write_world(folder: Path, *, settings: WorldSettings, bad_rows: int = 0) -> list[Path]:
-    """Writes the raw files of a world (log in two parts, users, target domain) into a new `folder`; returns the log."""
+    """Writes the raw files of a world (log in two parts, users, target domain) into `folder`; returns the log.
+
+    Replaces a folder that holds a world and nothing else; raises SettingsError for any other that is not empty.
+    """
+    _refuse_foreign(folder)
     with atomic_folder(folder) as temporary:
-        World.generate(settings).write(temporary, bad_rows=bad_rows)
-        note_world(temporary, settings)
+        files = World.generate(settings).write(temporary, bad_rows=bad_rows)
+        note_world(temporary, settings=settings, files=files)
     return log_files(folder)
 
 
@@ -27,23 +35,59 @@ def log_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("log-*.csv*"))
 
 
+def raw_log(folder: Path = RAW, *, settings: WorldSettings | None = None, bad_rows: int = 0) -> list[Path]:
+    """The log of a world in `folder`, written there unless that very world is there already. Raises SettingsError."""
+    settings = DEFAULT if settings is None else settings
+    note = read_note(folder)
+    if note is not None and (note.settings, note.bad_rows) == (settings, bad_rows):
+        _refuse_foreign(folder)
+        if all((folder / name).is_file() for name in note.files):
+            return log_files(folder)
+    return write_world(folder, settings=settings, bad_rows=bad_rows)
+
+
 def run(
     *,
     output: Path = FOLDER,
+    raw: Path = RAW,
     settings: WorldSettings | None = None,
     split: str = "leave_one_out",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Generates the world, writes its raw log beside `output` and prepares it; returns the summary."""
-    settings = DEFAULT if settings is None else settings
-    raw = output.with_name(f"{output.name}-log")
-    if overwrite or not raw.is_dir():
-        write_world(raw, settings=settings)
+    """Generates the world, writes its log to `raw` (unless it is there) and prepares it; returns the summary."""
     return prepare.run(
-        log_files(raw),
+        raw_log(raw, settings=settings),
         output=output,
         columns=COLUMNS,
         users=raw / "users.csv",
         split=split,
         overwrite=overwrite,
     )
+
+
+def is_prepared() -> bool:
+    """Whether the embedded world was prepared in `FOLDER`. Raises SettingsError if it holds another log or run."""
+    if not (FOLDER / "run.json").is_file():
+        return False
+    inputs = read_run(FOLDER, stage="prepare").get("inputs")
+    log = inputs.get("log") if isinstance(inputs, dict) else None
+    if not isinstance(log, list) or any(Path(path).parent != RAW for path in log):
+        raise SettingsError(
+            f"{FOLDER}, the place of the embedded world, holds another log; to work on that one, name the folder."
+        )
+    return True
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise SettingsError(f"{folder}: there is a file of that name, where the embedded world's raw log belongs.")
+    note = read_note(folder)
+    ours = {NOTE_FILE, *note.files} if note is not None else set()
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
+    if foreign:
+        raise SettingsError(
+            f"{folder}: the embedded world's raw log belongs here, but the folder holds something else "
+            f"({', '.join(foreign[:3])}). Move it away, or run the command in another folder."
+        )

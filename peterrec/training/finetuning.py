@@ -13,6 +13,7 @@ from torch import Tensor
 
 from peterrec.data.batches import groups
 from peterrec.data.sequences import Sequences
+from peterrec.errors import DataError
 from peterrec.inference import encode, last_events
 from peterrec.metrics.classification import Classified
 from peterrec.model import TaskModel
@@ -23,6 +24,7 @@ class FinetuningSettings(TrainingSettings):
     """Training settings of fine-tuning."""
 
     users: int = Field(64, ge=1, description="Users of a batch.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Not to be set here: --seeds gives each run its own.")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class ClassificationProgram:
         self._max_length = max_length
         self._settings = settings
         self._features: dict[str, Tensor] = {}
+        if metric == "roc_auc" and len(np.unique(validation.labels)) < 2:
+            raise DataError(
+                f"All {len(validation)} validation users are of one class, so {metric} says nothing of when to stop; "
+                "label more users, or split with stratified = true."
+            )
         self.encoder_trains = any(p.requires_grad for p in task_model(model).encoder.parameters())
 
     def steps(self, epoch: int) -> Sequence[NDArray[np.integer]]:

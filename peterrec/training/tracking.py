@@ -54,6 +54,21 @@ class Tracker:
         """Hand over what is waiting, for at most `timeout` seconds."""
 
 
+class Prefixed(Tracker):
+    """Logs to another tracker under a prefix and behind the steps logged so far: several trainings in one run."""
+
+    def __init__(self, tracker: Tracker, *, prefix: str, after: int) -> None:
+        self._tracker = tracker
+        self._prefix = prefix
+        self._after = after
+        self.last = after
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Numbers of one step of this training."""
+        self.last = self._after + step
+        self._tracker.log({f"{self._prefix}/{name}": value for name, value in metrics.items()}, step=self.last)
+
+
 def open_tracker(
     mode: Mode,
     *,

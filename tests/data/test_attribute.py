@@ -79,7 +79,7 @@ def test_parts_are_disjoint_and_complete_and_classes_keep_their_shares():
     labels = np.random.default_rng(0).choice(3, size=2000, p=[0.7, 0.28, 0.02])
     found = split(labels)
     assert np.array_equal(np.sort(np.concatenate([found.train, found.validation, found.test])), np.arange(2000))
-    assert (len(found.train), len(found.test)) == pytest.approx((1400, 540), abs=4)
+    assert (len(found.train), len(found.test)) == pytest.approx((1400, 540), abs=6)
     for label in range(3):
         assert np.mean(labels[found.test] == label) == pytest.approx(np.mean(labels == label), abs=0.004)
 
@@ -90,19 +90,35 @@ def test_the_seed_decides():
     assert not np.array_equal(split(labels).test, split(labels, seed=1).test)
 
 
-def test_a_budget_keeps_the_test_users_and_is_nested():
+def learned(found) -> set[int]:
+    return {*found.train.tolist(), *found.validation.tolist()}
+
+
+def test_a_budget_counts_training_and_validation_keeps_the_test_users_and_is_nested():
     labels = np.random.default_rng(0).choice(2, size=1000, p=[0.8, 0.2])
     whole, small, smaller = split(labels), split(labels, budget=100), split(labels, budget=30)
     assert np.array_equal(whole.test, small.test)
-    assert len(small.train) == 100
-    assert set(smaller.train) < set(small.train) < set(whole.train)
-    assert np.mean(labels[small.train]) == pytest.approx(np.mean(labels), abs=0.02)
+    assert (len(small.train), len(small.validation)) == (80, 20)
+    assert learned(smaller) < learned(small) < learned(whole)
+    for part in (small.train, small.validation):
+        assert np.mean(labels[part]) == pytest.approx(np.mean(labels), abs=0.06)
+
+
+@pytest.mark.parametrize("count", [4, 5, 9, 40])
+def test_rare_classes_reach_every_part(count):
+    labels = np.array([0] * 500 + [1] * count)
+    for seed in range(5):
+        found = split(labels, seed=seed)
+        for part in (found.train, found.validation, found.test):
+            assert labels[part].any()
 
 
 def test_too_large_a_budget_and_too_few_labels_are_refused():
     with pytest.raises(SettingsError, match="--labels 900"):
         split([0, 1] * 100, budget=900)
+    with pytest.raises(SettingsError, match="--labels 2"):
+        split([0, 1] * 100, budget=2)
     with pytest.raises(DataError, match="leave none for validation"):
-        split([0, 1] * 3)
+        split([0, 1, 0], fractions=(0.9, 0.05, 0.05))
     with pytest.raises(DataError, match="one class"):
-        split([0] * 98 + [1, 2], budget=2)
+        split([0] * 98 + [1, 2], budget=5)

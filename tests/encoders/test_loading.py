@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from peterrec.data.vocabulary import Vocabulary
 from peterrec.encoders import NextItNet, NextItNetConfig
-from peterrec.encoders.loading import encoder_revision, load_encoder, save_encoder
+from peterrec.encoders.loading import encoder_revision, load_encoder, open_encoder, save_encoder
 from peterrec.errors import RefusedError, SettingsError
 
 
@@ -85,3 +87,47 @@ def test_the_revision_follows_the_weights(saved):
     tensors["embed_tokens.weight"][3, 0] += 1
     save_file(tensors, folder / "model.safetensors")
     assert encoder_revision(folder) != before
+
+
+def test_the_revision_follows_the_configuration_but_not_its_layout(saved):
+    folder, _ = saved
+    before = encoder_revision(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "dropout": 0.0, "dilations": config["dilations"]}, indent=7))
+    assert encoder_revision(folder) == before, "defaults that are spelt out change nothing"
+    for changes in ({"dilations": [2, 1]}, {"causal": False}, {"vocabulary_fingerprint": "f" * 64}):
+        path.write_text(json.dumps({**config, **changes}))
+        assert encoder_revision(folder) != before, changes
+
+
+def test_the_revision_of_half_an_encoder_is_refused(saved, tmp_path):
+    folder, _ = saved
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(RefusedError, match="incomplete"):
+        encoder_revision(folder)
+    with pytest.raises(SettingsError, match="holds no encoder"):
+        encoder_revision(tmp_path / "nowhere")
+
+
+def test_encoder_and_vocabulary_come_together(saved):
+    folder, _ = saved
+    vocabulary = Vocabulary.build([f"i{n:02}" for n in range(20)], counts=np.ones(20))
+    with pytest.raises(RefusedError, match=r"vocabulary\.parquet"):
+        open_encoder(folder)
+    vocabulary.save(folder / "vocabulary.parquet")
+    with pytest.raises(RefusedError, match="names none"):
+        open_encoder(folder)
+    change_config(folder, vocabulary_fingerprint=vocabulary.fingerprint)
+    encoder, found = open_encoder(folder)
+    assert not encoder.training
+    assert found.fingerprint == vocabulary.fingerprint
+    other = Vocabulary.build([f"i{n:02}" for n in range(1, 21)], counts=np.ones(20))
+    other.save(folder / "vocabulary.parquet")
+    with pytest.raises(RefusedError, match=f"names {vocabulary.fingerprint[:16]}"):
+        open_encoder(folder)
+    shorter = Vocabulary.build([f"i{n:02}" for n in range(19)], counts=np.ones(19))
+    shorter.save(folder / "vocabulary.parquet")
+    change_config(folder, vocabulary_fingerprint=shorter.fingerprint)
+    with pytest.raises(RefusedError, match="22 rows"):
+        open_encoder(folder)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from peterrec.objectives.softmax import exact_softmax_loss
 
@@ -24,9 +25,12 @@ def test_the_loss_equals_its_definition():
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 11, 100])
-def test_gradients_equal_autograd_in_chunks_of_any_size(chunk):
+@pytest.mark.parametrize("width", [1, 4, 6, 50, None])
+def test_gradients_equal_autograd_in_chunks_and_blocks_of_any_size(chunk, width):
     hidden, table, targets = data()
-    loss = exact_softmax_loss(hidden, table, targets, chunk=chunk)
+    loss = exact_softmax_loss(hidden, table, targets, chunk=chunk, width=width)
+    with torch.no_grad():
+        assert torch.equal(loss, exact_softmax_loss(hidden, table, targets, chunk=chunk, width=width))
     (2.5 * loss).backward()
     found = hidden.grad.clone(), table.grad.clone()
     hidden.grad = table.grad = None
@@ -46,8 +50,10 @@ def test_a_frozen_table_gets_no_gradient():
 
 def test_large_logits_do_not_overflow():
     hidden, table, targets = data(dtype=torch.float32)
-    loss = exact_softmax_loss(hidden * 1e4, table, targets)
+    wanted = F.cross_entropy(hidden.double() * 1e4 @ table[3:].double().T, targets - 3)
+    loss = exact_softmax_loss(hidden * 1e4, table, targets, width=2)
     loss.backward()
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=0)
     assert loss.isfinite()
     assert hidden.grad.isfinite().all()
 
@@ -59,20 +65,46 @@ def test_no_rows_give_zero():
     assert loss.item() == 0
 
 
-def test_nothing_of_the_size_of_all_logits_is_kept():
+class Sizes(TorchDispatchMode):
+    """Notes the size of every tensor that an operation makes or writes."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return out
+
+
+def test_nothing_of_the_size_of_all_logits_is_made_or_kept():
     hidden, table, targets = data(rows=512, channels=4, vocabulary=1000, dtype=torch.float32)
-    sizes = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
-        exact_softmax_loss(hidden, table, targets, chunk=16)
-    assert max(sizes) <= max(hidden.numel(), table.numel())
+    kept = []
+    with Sizes() as sizes, torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        loss = exact_softmax_loss(hidden, table, targets, chunk=16)
+        loss.backward()
+    assert max(kept) <= max(hidden.numel(), table.numel())
+    assert 16 * 900 < sizes.largest <= 16 * 1000
+    with Sizes() as sizes, torch.no_grad():
+        exact_softmax_loss(hidden, table, targets, chunk=16, width=300)
+    assert sizes.largest <= max(16 * 300, table.numel())
+    with Sizes() as sizes:
+        F.cross_entropy(hidden @ table[3:].T, targets - 3)
+    assert sizes.largest == 512 * 997, "the measure itself works"
 
 
 def test_autocast_multiplies_in_bfloat16_and_stays_close():
     hidden, table, targets = data(dtype=torch.float32)
     exact = exact_softmax_loss(hidden, table, targets)
+    wanted = torch.autograd.grad(exact, (hidden, table))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = exact_softmax_loss(hidden, table, targets)
+        low = exact_softmax_loss(hidden, table, targets, width=4)
     low.backward()
+    for found, gradient in zip((hidden.grad, table.grad), wanted, strict=True):
+        assert (found - gradient).norm() < 2e-2 * gradient.norm()
     assert low.dtype == torch.float32
     assert low.item() == pytest.approx(exact.item(), rel=2e-2)
     assert table.grad.dtype == torch.float32

@@ -1,7 +1,5 @@
 """A dilated convolution with patches behind it."""
 
-from typing import Any
-
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -66,9 +64,9 @@ class PatchLayer(nn.Module, BaseTunerLayer):
         inner = nn.functional.dropout(inner, self.dropout[adapter_name], self.training)
         return up(inner).to(y.dtype)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Maps `(B, L, D)` to `(B, L, D)`."""
-        y = self.base_layer(x, *args, **kwargs)
+        y = self.base_layer(x)
         if self.disable_adapters:
             return y
         for name in self.active_adapters:

@@ -1,5 +1,7 @@
 """Puts patches into an encoder, and takes them out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft import PeftConfig
@@ -16,7 +18,6 @@ class PatchModel(BaseTuner):
 
     prefix = f"{NAME}_"
     tuner_layer_cls = PatchLayer
-    target_module_mapping: dict[str, Any] = {}
 
     def _create_and_replace(  # type: ignore[override]
         self,
@@ -56,6 +57,13 @@ class PatchModel(BaseTuner):
                 "Keep the adapter, or call unload() to get the frozen encoder back."
             )
         return super()._unload_and_optionally_merge(merge=False, progressbar=progressbar)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_: Any, adapter_names: list[str] | None = None, **__: Any) -> Iterator[None]:
+        # peft drops `adapter_names` for tuners that do not ask for it, and every row would get the active adapter
+        if adapter_names is not None:
+            raise ValueError("Patches do not take adapter_names; call set_adapter and give each batch one adapter.")
+        yield
 
     def _check_new_adapter_config(self, config: PeftConfig) -> None:
         super()._check_new_adapter_config(config)
