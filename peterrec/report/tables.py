@@ -11,6 +11,7 @@ from peterrec.report.reading import Metrics
 if TYPE_CHECKING:
     from rich.table import Table
 
+NARROW, METRIC = 40, 15  # columns of name, parameters and seconds; columns of a metric
 WIDE_METRICS = 4  # that many columns of "[0.790, 0.830]" fit into 100 beside name, parameters and seconds
 LONG_LINES = 24  # more metrics than that stand below each other while all of it stays on one screen
 ROOMY_CLASSES = 7  # up to here a cell of the confusion matrix has room for the share below the count
@@ -67,19 +68,20 @@ def result_rows(metrics: Metrics) -> list[Row]:
     return rows
 
 
-def results_table(metrics: Metrics) -> "Table":
-    """The results for the console, at most 100 columns wide.
+def results_table(metrics: Metrics, *, width: int = 100) -> "Table":
+    """The results for a console of `width` columns, of which at most 100 are used.
 
-    Up to four metrics stand side by side, the interval below the value. More stand below each other, unless
-    that fills more than a screen: then the first four are shown and the caption names the others.
+    Up to four metrics stand side by side (two on 80 columns), the interval below the value. More stand below each
+    other, unless that fills more than a screen: then only the first are shown and the caption names the others.
     """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     names, rows = reading.metric_names(metrics), result_rows(metrics)
-    long = len(names) > WIDE_METRICS and len(names) * len(rows) <= LONG_LINES
-    shown = names if long else names[:WIDE_METRICS]
+    side_by_side = min(max((width - NARROW) // METRIC, 1), WIDE_METRICS)
+    long = len(names) > side_by_side and len(names) * len(rows) <= LONG_LINES
+    shown = names if long else names[:side_by_side]
     notes = ["Value and 95 % interval (bootstrap over test users)."]
     notes += [LEGEND] if any(cell.proven for row in rows for cell in row.cells[: len(shown)]) else []
     hidden = ", ".join(reading.label_of(name) for name in names[len(shown) :])
@@ -90,7 +92,8 @@ def results_table(metrics: Metrics) -> "Table":
         table.add_column("results")
         table.add_row("none were measured")
         return table
-    table.add_column("", max_width=24 if long else 16, overflow="fold")
+    longest = min(max(len(row.name) for row in rows), 16)
+    table.add_column("", min_width=longest, max_width=24 if long else 16, overflow="fold")
     if long:
         table.add_column("metric", max_width=26, overflow="fold")
         table.add_column("value", max_width=24, overflow="fold")

@@ -1,7 +1,7 @@
 """`peterrec compare`: adapters, controls and baselines on the same users, in one table."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def run(
                 "seeds": list(plan.seeds),
                 "metric": plan.task.metric,
                 "results": results,
-                "gains": _gains(first, rows, metrics=dict.fromkeys((plan.task.metric, "accuracy"))),
+                "gains": _gains([one.name for one, role in field if role == "model"], rows, metrics=dict.fromkeys((plan.task.metric, "accuracy"))),
                 "curves": [
                     {"seed": seed, "name": name, **record}
                     for name, each in fitted.items()
@@ -169,13 +169,19 @@ def _count(fitted: dict[int, Fitted]) -> int:
     return sum(len(one.probabilities) for one in fitted.values())
 
 
-def _gains(first: str, rows: dict[str, list[ClassificationRows]], *, metrics: Sequence[str] | dict) -> list[dict]:
+def _gains(
+    models: Sequence[str], rows: dict[str, list[ClassificationRows]], *, metrics: Iterable[str]
+) -> list[dict[str, Any]]:
+    """The first model over everything else, the other models over the baselines."""
     gains = []
     for metric in metrics:
-        for name, theirs in rows.items():
-            gain = None if name == first else paired_gain(rows[first], theirs, metric=metric)
-            if gain is not None:
-                gains.append({"metric": metric, "of": first, "over": name, **vars(gain)})
+        for model in models:
+            for name, theirs in rows.items():
+                if name == model or (model != models[0] and name not in RESERVED):
+                    continue
+                gain = paired_gain(rows[model], theirs, metric=metric)
+                if gain is not None:
+                    gains.append({"metric": metric, "of": model, "over": name, **vars(gain)})
     return gains
 
 

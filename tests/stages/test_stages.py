@@ -45,6 +45,7 @@ def test_pretraining_writes_an_encoder_with_its_figures(encoder_folder, prepared
         "markov",
         "item_knn",
         "popularity",
+        "oracle",
     ]
     for result in metrics["results"]:
         figure = result["metrics"]["ndcg@10"]
@@ -198,8 +199,10 @@ def test_a_comparison_has_controls_baselines_and_the_oracle(encoder_folder, tmp_
     assert oracle > max(
         r["metrics"]["accuracy"]["value"] for r in metrics["results"] if r["name"] in ("majority", "none")
     )
-    over = {gain["over"] for gain in metrics["gains"] if gain["metric"] == "accuracy"}
+    over = {gain["over"] for gain in metrics["gains"] if (gain["metric"], gain["of"]) == ("accuracy", "serial")}
     assert over == set(roles) - {"serial"}
+    over = {gain["over"] for gain in metrics["gains"] if (gain["metric"], gain["of"]) == ("accuracy", "full")}
+    assert over == {"bag_of_items", "lsa", "majority", "oracle"}
     assert (tmp_path / "compare" / "report.html").is_file()
 
 
