@@ -1,4 +1,4 @@
-"""Encodes whole parts of a prepared log, in batches of similar length; nothing here trains."""
+"""Encodes users of a prepared log, in batches of similar length, and ranks their targets; nothing here trains."""
 
 from collections.abc import Callable
 
@@ -13,13 +13,13 @@ from peterrec.data.vocabulary import PAD, TCL
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.readout import read_out
 from peterrec.errors import SettingsError
-from peterrec.metrics.ranking import Ranks, rank_targets
+from peterrec.metrics.ranking import Histories, Ranks, rank_targets
 
 POSITIONS = {"cpu": 2**15, "cuda": 2**20}  # users × length at a time, when no gradients are kept
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` takes CUDA, then mps, then the CPU. Raises SettingsError for one that is not there."""
+    """The device called `name`; `auto` takes CUDA, then mps, then the CPU. Raises SettingsError if it is not there."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = "cuda" if there["cuda"] else "mps" if there["mps"] else "cpu"
@@ -54,20 +54,16 @@ def encode(
     rows = np.arange(len(sequences)) if rows is None else rows
     spans = tails(sequences.lengths[rows], max_length=max_length).lengths
     positions = POSITIONS.get(device.type, 2**18)
-    parts: list[Tensor] = []
-    order: list[NDArray[np.integer]] = []
+    out: Tensor | None = None
     for batch in plan(spans, positions=positions, shuffle=False):
         ids = last_events(sequences, rows[batch], max_length=max_length, readout=readout)
-        parts.append(vectors(torch.from_numpy(ids).to(device, non_blocking=True)))
-        order.append(batch)
+        found = vectors(torch.from_numpy(ids).to(device, non_blocking=True)).cpu()
+        if out is None:
+            out = found.new_empty(len(rows), *found.shape[1:])
+        out[torch.from_numpy(batch)] = found
         if advance is not None:
             advance(len(batch))
-    if not parts:
-        return torch.zeros(0, 0)
-    joined = torch.cat(parts).cpu()
-    out = torch.empty_like(joined)
-    out[torch.from_numpy(np.concatenate(order))] = joined
-    return out
+    return torch.zeros(0, 0) if out is None else out
 
 
 def user_vectors(
@@ -110,20 +106,31 @@ def rank_next_items(
     max_length: int,
     device: torch.device,
     remove_history: bool = True,
-    advance: Callable[[int], object] | None = None,
 ) -> Ranks:
     """Ranks each history's target among all items by the state at the last event (full ranking).
 
     `remove_history` takes everything the user has had (not only the last `max_length` events) out of the candidates,
     but for the target itself.
     """
-    assert sequences.targets is not None
     rows = np.arange(len(sequences)) if rows is None else rows
-    vectors = user_vectors(
-        encoder, sequences, rows=rows, max_length=max_length, readout="last", device=device, advance=advance
-    )
-    histories = None
-    if remove_history:
-        histories = sequences.gather(rows, np.zeros_like(rows), sequences.lengths[rows])
-    targets = torch.from_numpy(sequences.targets[rows].astype(np.int64))
+    vectors = user_vectors(encoder, sequences, rows=rows, max_length=max_length, readout="last", device=device)
+    histories = whole_histories(sequences, rows) if remove_history else None
+    return rank_vectors(vectors, encoder, targets_of(sequences, rows), device=device, histories=histories)
+
+
+def rank_vectors(
+    vectors: Tensor, encoder: UserEncoder, targets: Tensor, *, device: torch.device, histories: Histories | None
+) -> Ranks:
+    """Ranks `targets` `(N,)` among all items but those of `histories`, by user vectors `(N, D)` of `encoder`."""
     return rank_targets(vectors.to(device), encoder.score_table(), targets.to(device), histories=histories)
+
+
+def whole_histories(sequences: Sequences, rows: NDArray[np.integer]) -> Histories:
+    """All events of the histories `rows` `(N,)`: flat, and the number of each."""
+    return sequences.gather(rows, np.zeros_like(rows), sequences.lengths[rows])
+
+
+def targets_of(sequences: Sequences, rows: NDArray[np.integer]) -> Tensor:
+    """The target items of the histories `rows` `(N,)`, int64 `(N,)`."""
+    assert sequences.targets is not None
+    return torch.from_numpy(sequences.targets[rows].astype(np.int64))

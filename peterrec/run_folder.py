@@ -1,6 +1,7 @@
 """The output folder of a stage: locked in use, never half-written, finished once `run.json` is there."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +23,16 @@ from peterrec.atomic import (
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.lock import LOCK_FILES, locked
 
-__all__ = ["FORMAT_VERSION", "RunFolder", "atomic_file", "atomic_folder", "output_folder", "read_run"]
+__all__ = [
+    "FORMAT_VERSION",
+    "RunFolder",
+    "atomic_file",
+    "atomic_folder",
+    "data_of",
+    "output_folder",
+    "read_run",
+    "relative_to_run",
+]
 
 FORMAT_VERSION = 1
 
@@ -191,6 +201,28 @@ def read_run(path: Path, *, stage: str | None = None) -> dict[str, Any]:
             f"{path}: the output of `peterrec {run.get('stage')}`; here one of `peterrec {stage}` is needed."
         )
     return run
+
+
+def data_of(path: Path, run: dict[str, Any]) -> Path:
+    """The prepared log that the run in `path` was made with; `run` is its run.json.
+
+    It is recorded relative to the run's folder (`relative_to_run`), by older versions also relative to the working
+    directory; a place that exists wins. Raises `RefusedError` where nothing is recorded.
+    """
+    inputs = run.get("inputs")
+    recorded = inputs.get("data") if isinstance(inputs, dict) else None
+    if not isinstance(recorded, str):
+        raise RefusedError(f"{path / _RUN}: damaged (it names no inputs.data); make the run again.")
+    own = path / recorded
+    return Path(recorded) if not own.exists() and Path(recorded).exists() else own
+
+
+def relative_to_run(target: Path, folder: Path) -> str:
+    """`target` as a run in `folder` records it, so that both may move together; absolute on another drive."""
+    try:
+        return os.path.relpath(os.path.realpath(target), os.path.realpath(folder))
+    except ValueError:
+        return os.path.realpath(target)
 
 
 def _is_ours_or_free(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from peterrec.catalogue import AdapterRecipe, TaskRecipe
 from peterrec.data.vocabulary import Vocabulary
-from peterrec.encoders.loading import encoder_revision, load_encoder
+from peterrec.encoders.loading import encoder_revision, open_encoder
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.run_folder import read_run
 from peterrec.settings import Settings, validate
@@ -44,7 +43,7 @@ class LoadedTask:
 
 
 def save_task(model: nn.Module, *, folder: Path, facts: TaskFacts) -> None:
-    """Writes the weights that the task has of its own: adapter and head (peft's two files), head alone, or everything."""
+    """Writes the weights that a task has of its own: adapter and head (peft's two files), head alone, or everything."""
     if facts.adapter.tuner == "patch":
         from peft import PeftModel
 
@@ -60,19 +59,20 @@ def save_task(model: nn.Module, *, folder: Path, facts: TaskFacts) -> None:
 def load_task(folder: Path, *, encoder: Path | None = None) -> LoadedTask:
     """Loads what `peterrec finetune` wrote, on `encoder` or on the encoder that the run names.
 
-    Raises SettingsError where the run or its encoder is not there, RefusedError where encoder or vocabulary are not those
-    that the adapter was trained with, or a file is damaged.
+    Raises SettingsError where the run or its encoder is not there, RefusedError where encoder or vocabulary are not
+    those that the adapter was trained with, or a file is damaged.
     """
     folder = Path(folder)
     run = read_run(folder, stage="finetune")
     facts = validate(TaskFacts, run.get("model", {}), origin=str(folder / "run.json"))
-    found = encoder if encoder is not None else (folder / run["inputs"]["encoder"]).resolve()
+    recorded = run.get("inputs", {}).get("encoder", "")
+    found = encoder if encoder is not None else (folder / recorded).resolve()
     if not (found / "config.json").is_file():
         raise SettingsError(
             f"{folder}: its encoder is not at {found}; name it with --encoder FOLDER "
             f"(weights {facts.encoder_revision}, vocabulary {facts.vocabulary_fingerprint[:16]})."
         )
-    vocabulary = Vocabulary.load(found / "vocabulary.parquet")
+    loaded, vocabulary = open_encoder(found)
     if vocabulary.fingerprint != facts.vocabulary_fingerprint:
         raise RefusedError(
             f"{folder} was trained on the item vocabulary {facts.vocabulary_fingerprint[:16]}, but {found} has "
@@ -84,7 +84,7 @@ def load_task(folder: Path, *, encoder: Path | None = None) -> LoadedTask:
             f"{folder} is an adapter for the encoder weights {facts.encoder_revision}, but {found} holds {revision}. "
             "Give the encoder that it was trained with."
         )
-    model = build(load_encoder(found), adapter=facts.adapter, task=facts.task, num_classes=len(facts.classes))
+    model = build(loaded, adapter=facts.adapter, task=facts.task, num_classes=len(facts.classes))
     tuner = facts.adapter.tuner
     path = folder / (WHOLE if tuner == "full" else ADAPTER)
     try:
@@ -124,13 +124,3 @@ def _check(path: Path, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> No
             raise RefusedError(f"{path}: {name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}.")
         if not tensors[name].isfinite().all():
             raise RefusedError(f"{path}: {name} holds numbers that are not finite; the adapter is damaged.")
-
-
-def describe_encoder(folder: Path) -> dict[str, Any]:
-    """What a run records of the encoder it uses."""
-    run = read_run(folder, stage="pretrain")
-    return {
-        "encoder_revision": encoder_revision(folder),
-        "vocabulary_fingerprint": Vocabulary.load(folder / "vocabulary.parquet").fingerprint,
-        "data": run["inputs"]["data"],
-    }

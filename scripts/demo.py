@@ -52,7 +52,7 @@ def main() -> None:
     say("5. … and beside everything that a user might do instead:")
     step(f"compare --task gender --encoder {encoder} --labels {LABELS} --output {FOLDER}/compare")
     say(
-        "6. The negative control: the same behaviour, but attributes that have nothing to do with it. Nothing may be gained:"
+        "6. The negative control: the same behaviour, but attributes that have nothing to do with it. Nothing is gained:"
     )
     other = " ".join(str(path) for path in write_world(FOLDER / "raw-control", settings=unrelated))
     step(
@@ -64,9 +64,7 @@ def main() -> None:
         f"--controls random --output {FOLDER}/compare-control"
     )
     minutes = (time.perf_counter() - started) / 60
-    say(
-        f"Done in {minutes:.1f} minutes. Open {FOLDER}/compare/report.html, and see `peterrec list runs --folder {FOLDER}`."
-    )
+    say(f"Done in {minutes:.1f} minutes. Open {FOLDER}/compare/report.html; `peterrec list runs --folder {FOLDER}`.")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,15 @@ import torch
 from safetensors.torch import save_file
 
 from peterrec.errors import BusyError, RefusedError, ResourceError, SettingsError
-from peterrec.run_folder import FORMAT_VERSION, atomic_file, atomic_folder, output_folder, read_run
+from peterrec.run_folder import (
+    FORMAT_VERSION,
+    atomic_file,
+    atomic_folder,
+    data_of,
+    output_folder,
+    read_run,
+    relative_to_run,
+)
 
 SETTINGS = {"training": {"epochs": 3, "seed": 0}, "task": "gender"}
 
@@ -304,3 +312,33 @@ def _die_at(k: int) -> None:
 
     for name in ("fsync", "unlink", "rmdir", "replace", "rename", "mkdir"):
         setattr(os, name, armed(getattr(os, name)))
+
+
+def test_the_data_of_a_run_are_found_from_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, data = tmp_path / "runs" / "encoder", tmp_path / "data" / "log"
+    for folder in (run, data):
+        folder.mkdir(parents=True)
+    recorded = relative_to_run(Path("data/log"), Path("runs/encoder"))
+    assert recorded == os.path.join("..", "..", "data", "log")  # noqa: PTH118
+    monkeypatch.chdir("/")
+    for noted in (recorded, str(data)):
+        assert data_of(run, {"inputs": {"data": noted}}).resolve() == data
+    # as older versions noted it: relative to the working directory
+    monkeypatch.chdir(tmp_path)
+    assert data_of(Path("runs/encoder"), {"inputs": {"data": "data/log"}}) == Path("data/log")
+    assert data_of(run, {"inputs": {"data": "gone"}}) == run / "gone"
+
+
+@pytest.mark.parametrize("run", [{}, {"inputs": None}, {"inputs": {}}, {"inputs": {"data": 3}}])
+def test_a_run_that_names_no_data_is_refused(tmp_path, run):
+    with pytest.raises(RefusedError, match=r"run\.json"):
+        data_of(tmp_path, run)
+
+
+def test_relative_places_hold_through_links(tmp_path):
+    (tmp_path / "disk" / "run").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "run")
+    noted = relative_to_run(tmp_path / "data", tmp_path / "link")
+    assert data_of(tmp_path / "link", {"inputs": {"data": noted}}).resolve() == tmp_path / "data"

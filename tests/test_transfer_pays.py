@@ -1,4 +1,4 @@
-"""The product's claim, on a world of a fresh seed: transfer helps where there is something to transfer, and only there."""
+"""The product's claim, on a world of a fresh seed: transfer helps where there is something to transfer, only there."""
 
 import pytest
 

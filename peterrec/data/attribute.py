@@ -136,7 +136,8 @@ def _within(budget: int, *, part: Ints, place: NDArray[np.float64], strata: Ints
     learned = np.flatnonzero(part < 2)
     if not 5 <= budget <= len(learned):
         raise SettingsError(
-            f"--labels {budget}: there are {len(learned):,} labelled users beside the test users; give 5 to {len(learned)}."
+            f"--labels {budget}: there are {len(learned):,} labelled users beside those of the test; "
+            f"give 5 to {len(learned)}."
         )
     chosen = learned[np.argsort(place[learned], kind="stable")[:budget]]
     limited = np.where(part == 2, 2, -1)

@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from peterrec.data.logs.interactions import LogColumns, LogSource, open_log
+from peterrec.data.row_stream import RowStream
 from peterrec.data.sequences import Sequences, SequenceWriter
 from peterrec.data.vocabulary import FIRST_ITEM, Vocabulary
 
-BATCH_USERS = 100_000
+BATCH_EVENTS = 1 << 22  # events a record batch
+USER_SHARE = 32  # events that a user counts for beside its own: bounds the users of a batch
 
 
 @dataclass(frozen=True)
@@ -52,32 +54,36 @@ def open_histories(
         con = log.con
         rows = pa.array(np.arange(FIRST_ITEM, len(vocabulary), dtype=np.int32))
         con.register("_vocabulary", pa.table({"item": vocabulary.items, "row": rows}))
+        # tables, since a second cursor reads them while the first one streams
+        con.execute("CREATE TABLE known_items AS SELECT item, row FROM _vocabulary")
         if users is None:
-            con.execute("CREATE TEMP TABLE wanted AS SELECT DISTINCT user AS name FROM events")
+            con.execute("CREATE TABLE wanted AS SELECT DISTINCT user AS name FROM events")
         else:
             con.register("_users", pa.table({"name": users}))
-            con.execute("CREATE TEMP TABLE wanted AS SELECT DISTINCT name FROM _users")
+            con.execute("CREATE TABLE wanted AS SELECT DISTINCT name FROM _users")
+        # a user belongs to the batch of its first event; the share of each keeps users without events apart too
+        before = f"(sum(total + {USER_SHARE}) OVER (ORDER BY number) - total - {USER_SHARE})"
         con.execute(
-            "CREATE TEMP TABLE numbered AS SELECT name, row_number() OVER (ORDER BY name) - 1 AS number FROM wanted"
+            f"CREATE TABLE numbered AS SELECT name, number, total, ({before} // {BATCH_EVENTS})::BIGINT AS batch FROM ("
+            "SELECT name, row_number() OVER (ORDER BY name) - 1 AS number, coalesce(events, 0)::BIGINT AS total "
+            "FROM wanted LEFT JOIN (SELECT user, count(*) AS events FROM events GROUP BY user) ON user = name)"
         )
-        con.execute(
-            "CREATE TEMP TABLE known AS SELECT number, v.row, time, position FROM events JOIN numbered ON "
-            "events.user = name LEFT JOIN _vocabulary AS v ON events.item = v.item"
+        batches = [b for (b,) in con.execute("SELECT DISTINCT batch FROM numbered ORDER BY batch").fetchall()]
+        ordered = con.cursor().sql(
+            "SELECT coalesce(row, -1)::INTEGER AS row FROM events JOIN numbered ON user = name "
+            "LEFT JOIN known_items USING (item) ORDER BY number, time, position"
         )
-        (count,) = con.execute("SELECT count(*) FROM numbered").fetchall()[0]
-        totals = []
+        stream = RowStream(iter(ordered.to_arrow_reader(1 << 20)))
+        totals = [np.zeros(0, dtype=np.int64)]
         with SequenceWriter(Path(temporary) / "histories") as writer:
-            for first in range(0, count, BATCH_USERS):
-                span = f"number >= {first} AND number < {first + BATCH_USERS}"
-                names = con.sql(f"SELECT name FROM numbered WHERE {span} ORDER BY number").to_arrow_table()["name"]
-                events = con.sql(
-                    f"SELECT number, row FROM known WHERE {span} ORDER BY number, time, position"
-                ).to_arrow_table()
-                owner = events["number"].to_numpy().astype(np.int64) - first
-                item = events["row"].fill_null(-1).to_numpy().astype(np.int32)
-                seen = item >= 0
-                totals.append(np.bincount(owner, minlength=len(names)))
-                lengths = np.bincount(owner[seen], minlength=len(names))
-                writer.write(names.combine_chunks(), item[seen], lengths)
-        events_of = np.concatenate(totals) if totals else np.zeros(0, dtype=np.int64)
-        yield NewHistories(Sequences(Path(temporary) / "histories"), events_of)
+            for batch in batches:
+                found = con.sql(f"SELECT name, total FROM numbered WHERE batch = {batch} ORDER BY number")
+                table = found.to_arrow_table()
+                total = table["total"].to_numpy()
+                items = stream.take(int(total.sum()))
+                seen = items >= 0
+                seen_before = np.concatenate([[0], np.cumsum(seen)])
+                lengths = np.diff(seen_before[np.concatenate([[0], np.cumsum(total)])])
+                writer.write(table["name"].combine_chunks(), items[seen], lengths)
+                totals.append(total)
+        yield NewHistories(Sequences(Path(temporary) / "histories"), np.concatenate(totals))

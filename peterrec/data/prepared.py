@@ -1,8 +1,9 @@
 """A prepared log: the folder with parts, vocabulary, labels and summary; writing its parts, opening it."""
 
+import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peterrec.data.row_stream import RowStream
 from peterrec.data.sequences import Sequences, SequenceWriter
 from peterrec.data.splits import Cuts
 from peterrec.data.summary import LengthCounts
@@ -50,6 +52,25 @@ class PreparedLog:
     def events(self) -> dict[str, int]:
         """The events of each part, targets not counted."""
         return {part: figures["events"] for part, figures in self.summary["parts"].items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over what is in the parts, the vocabulary and the users table: which data a run was made with.
+
+        Raises `DataError` if a part is damaged.
+        """
+        digest = hashlib.sha256(self.vocabulary.fingerprint.encode())
+        for part in PARTS:
+            state = self.folder / part / "state.json"
+            try:
+                digest.update(json.loads(state.read_text(encoding="utf-8"))["_fingerprint"].encode())
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+                raise DataError(f"{state}: damaged ({problem!r}); prepare the log again.") from None
+        users = self.folder / "users.parquet"
+        if users.exists():
+            with users.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
     def labels(self) -> pa.Table | None:
         """The users table: `user` and attributes, of users in `histories`; None if none was given."""
@@ -141,7 +162,7 @@ def write_parts(con: "duckdb.DuckDBPyConnection", *, cuts: Cuts, folder: Path) -
     batches = [b for (b,) in con.execute("SELECT DISTINCT batch FROM bounds ORDER BY batch").fetchall()]
     ordered = con.cursor().sql("""SELECT coalesce(row, -1)::INTEGER AS row
         FROM log LEFT JOIN item_rows USING (item) ORDER BY user, time, position""")
-    rows = _Stream(iter(ordered.to_arrow_reader(1 << 20)))
+    rows = RowStream(iter(ordered.to_arrow_reader(1 << 20)))
     figures = {part: PartFigures() for part in PARTS}
     writers = {part: SequenceWriter(folder / part, targets=part in ("validation", "test")) for part in PARTS}
     with writers["train"], writers["validation"], writers["test"], writers["histories"]:
@@ -153,7 +174,7 @@ def write_parts(con: "duckdb.DuckDBPyConnection", *, cuts: Cuts, folder: Path) -
 
 
 def _write_batch(
-    users: pa.Table, stream: "_Stream", writers: dict[str, SequenceWriter], figures: dict[str, PartFigures]
+    users: pa.Table, stream: RowStream, writers: dict[str, SequenceWriter], figures: dict[str, PartFigures]
 ) -> None:
     names = users["name"].combine_chunks()
     first, second, total = (users[name].to_numpy().astype(np.int64) for name in ("first", "second", "total"))
@@ -190,23 +211,3 @@ def _write_batch(
     write_with_target("validation", second > first, past, first)
     write_with_target("test", total > second, before_test, second)
     write("histories", np.ones(len(names), dtype=bool), every, total)
-
-
-class _Stream:
-    """The sorted events' rows, taken in pieces of any size."""
-
-    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
-        self._batches = batches
-        self._rest = np.empty(0, dtype=np.int32)
-
-    def take(self, events: int) -> npt.NDArray[np.int32]:
-        out = np.empty(events, dtype=np.int32)
-        filled = 0
-        while filled < events:
-            if not len(self._rest):
-                self._rest = next(self._batches)["row"].to_numpy()
-            piece = self._rest[: events - filled]
-            out[filled : filled + len(piece)] = piece
-            self._rest = self._rest[len(piece) :]
-            filled += len(piece)
-        return out

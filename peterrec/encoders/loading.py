@@ -92,7 +92,7 @@ def save_encoder(encoder: UserEncoder, *, config_path: Path, weights_path: Path)
 def open_encoder(folder: Path) -> tuple[UserEncoder, Vocabulary]:
     """The encoder saved in `folder`, in evaluation mode, and the item vocabulary that its rows belong to.
 
-    Raises SettingsError where there is none, RefusedError where configuration, weights and vocabulary do not fit together.
+    Raises SettingsError where there is none, RefusedError where configuration, weights and vocabulary do not fit.
     """
     config = read_config(folder)
     path = folder / "vocabulary.parquet"
@@ -101,10 +101,13 @@ def open_encoder(folder: Path) -> tuple[UserEncoder, Vocabulary]:
     if vocabulary.fingerprint != config.vocabulary_fingerprint:
         wanted = config.vocabulary_fingerprint[:16] or "none"
         raise RefusedError(
-            f"{path} is the item vocabulary {vocabulary.fingerprint[:16]}, but config.json beside it names {wanted}. {fix}"
+            f"{path} is the item vocabulary {vocabulary.fingerprint[:16]}, but config.json beside it names {wanted}. "
+            f"{fix}"
         )
     if len(vocabulary) != config.vocab_size:
-        raise RefusedError(f"{path} has {len(vocabulary)} rows, but config.json beside it says {config.vocab_size}. {fix}")
+        raise RefusedError(
+            f"{path} has {len(vocabulary)} rows, but config.json beside it says {config.vocab_size}. {fix}"
+        )
     return load_encoder(folder), vocabulary
 
 
@@ -115,7 +118,9 @@ def encoder_revision(folder: Path) -> str:
     Raises SettingsError where there is no encoder, RefusedError where it is incomplete.
     """
     config = read_config(folder)
-    own, default = ({name: _plain(getattr(c, name)) for name in _fields(type(config))} for c in (config, type(config)()))
+    own, default = (
+        {name: _plain(getattr(c, name)) for name in _fields(type(config))} for c in (config, type(config)())
+    )
     told = {name: value for name, value in own.items() if value != default[name]} | {"model_type": config.model_type}
     with _weights(folder).open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()

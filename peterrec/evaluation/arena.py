@@ -16,11 +16,11 @@ from peterrec.baselines.majority import Majority
 from peterrec.catalogue import AdapterRecipe, TaskRecipe, task
 from peterrec.data.attribute import Attribute, Split, read_attribute, split_users
 from peterrec.data.prepared import PreparedLog, open_prepared
-from peterrec.data.vocabulary import Vocabulary
+from peterrec.encoders.loading import open_encoder
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.metrics.classification import Classified
 from peterrec.metrics.intervals import ClassificationRows, metric_intervals
-from peterrec.run_folder import RunFolder, read_run
+from peterrec.run_folder import RunFolder, data_of, read_run
 from peterrec.settings import load_settings
 from peterrec.training.finetuning import FinetuningSettings
 from peterrec.training.progress import Mode, Progress
@@ -75,7 +75,7 @@ def resolve(
         task=recipe,
         overrides=tuple(overrides),
         encoder=encoder,
-        data=Path(run["inputs"]["data"]) if data is None else data,
+        data=data_of(encoder, run) if data is None else data,
         seeds=tuple(recipe.seeds if seeds is None else seeds),
         labels=labels,
     )
@@ -106,7 +106,7 @@ class Arena:
 def open_arena(plan: Plan) -> Arena:
     """Opens data and labels; raises RefusedError where data and encoder have different vocabularies."""
     prepared = open_prepared(plan.data)
-    wanted = Vocabulary.load(plan.encoder / "vocabulary.parquet").fingerprint
+    wanted = open_encoder(plan.encoder)[1].fingerprint
     if prepared.vocabulary.fingerprint != wanted:
         raise RefusedError(
             f"{plan.data} was prepared with the item vocabulary {prepared.vocabulary.fingerprint[:16]}, but the "

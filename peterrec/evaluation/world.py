@@ -52,7 +52,9 @@ def read_note(folder: Path) -> WorldNote | None:
         if (value["format"], value["format_version"]) != (FORMAT, FORMAT_VERSION):
             return None
         settings = WorldSettings(**value["settings"])
-        return WorldNote(settings, int(value["bad_rows"]), tuple(map(str, value["log"])), tuple(map(str, value["files"])))
+        return WorldNote(
+            settings, int(value["bad_rows"]), tuple(map(str, value["log"])), tuple(map(str, value["files"]))
+        )
     except (OSError, ValueError, TypeError, KeyError, RecursionError, SettingsError):
         return None  # a file of that name may be anybody's
 
@@ -104,8 +106,7 @@ def _is_of(world: World, prepared: PreparedLog) -> bool:
         number = pc.index(known, sequences.users[row]).as_py()
         if number < 0:
             return False
-        start, stop = world.histories.offsets[number : number + 2]
-        truth = Counter(world.items[item] for item in world.histories.items[start:stop])
+        truth = Counter(world.items[item] for item in world.histories[number])
         if Counter(prepared.vocabulary.ids(sequences.items_of(row))) - truth:  # rare items may be missing, none added
             return False
     return _labels_agree(world.labels, prepared.labels(), known=known)

@@ -81,7 +81,7 @@ class Rows(Protocol):
 
 
 class ClassificationRows:
-    """The test rows of one seed of a classifier: users (N,), labels (N,), probabilities (N, C); `names`: its metrics."""
+    """The test rows of one seed of a classifier: users (N,), labels (N,), probabilities (N, C); `names` of metrics."""
 
     def __init__(
         self, users: ArrayLike, labels: ArrayLike, probabilities: ArrayLike, *, names: Sequence[str] = METRICS

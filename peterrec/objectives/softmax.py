@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}  # logits of a chunk of rows
-FEWEST_ROWS, MOST_ROWS = 64, 4096  # fewer would read and write the table's gradient too often
-BLOCK_ELEMENTS = {"cpu": 2**18}  # logits of a block of classes: they stay in cache between product and softmax
+CHUNK_ELEMENTS = {"cpu": 2**25, "cuda": 2**26}  # logits of a chunk of rows
+FEWEST_ROWS = 64  # fewer would read and write the table's gradient too often
+MOST_ROWS = {"cpu": 512}  # more make the blocks narrow and gain nothing
+BLOCK_ELEMENTS = {"cpu": 2**19}  # logits of a block of classes: they stay in cache between product and softmax
 
 
 class _ExactSoftmax(torch.autograd.Function):
@@ -18,15 +19,15 @@ class _ExactSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx, hidden: Tensor, table: Tensor, targets: Tensor, first_row: int, chunk: int, width: int
+        ctx, hidden: Tensor, table: Tensor, targets: Tensor, first_row: int, chunk: int, width: int, keep: bool
     ) -> Tensor:
-        need_hidden, need_table = ctx.needs_input_grad[:2]
+        need_hidden, need_table = (keep and needed for needed in ctx.needs_input_grad[:2])
+        keep = need_hidden or need_table
         classes = table[first_row:].to(hidden.dtype)
         labels = (targets - first_row).unsqueeze(1)
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_table = torch.zeros_like(table) if need_table else None
         precise = torch.promote_types(hidden.dtype, torch.float32)
-        keep = need_hidden or need_table
         room = hidden.new_empty(min(chunk, len(hidden)) * (len(classes) if keep else width), dtype=precise)
         total = torch.zeros((), dtype=precise, device=hidden.device)
         for start in range(0, len(hidden), chunk):
@@ -70,7 +71,7 @@ class _ExactSoftmax(torch.autograd.Function):
         return (
             None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype),
             None if grad_table is None else grad_table * scale.to(grad_table.dtype),
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 
@@ -122,9 +123,11 @@ def exact_softmax_loss(
     """
     device = hidden.device.type
     if chunk is None:
-        chunk = min(max(FEWEST_ROWS, CHUNK_ELEMENTS.get(device, 2**24) // max(len(table), 1)), MOST_ROWS)
+        fitting = CHUNK_ELEMENTS.get(device, 2**24) // max(len(table), 1)
+        chunk = max(FEWEST_ROWS, min(fitting, MOST_ROWS.get(device, fitting)))
     if width is None:
         width = BLOCK_ELEMENTS[device] // chunk if device in BLOCK_ELEMENTS else len(table)
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
-    return _ExactSoftmax.apply(hidden, table, targets, first_row, chunk, max(width, 1))  # type: ignore[no-any-return]
+    keep = torch.is_grad_enabled()  # inside of the function it never is
+    return _ExactSoftmax.apply(hidden, table, targets, first_row, chunk, max(width, 1), keep)  # type: ignore[no-any-return]

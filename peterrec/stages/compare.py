@@ -27,7 +27,7 @@ from peterrec.evaluation.arena import (
 from peterrec.evaluation.world import world_of
 from peterrec.metrics.intervals import ClassificationRows, metric_intervals, paired_gain
 from peterrec.report.files import write_results
-from peterrec.run_folder import FORMAT_VERSION, output_folder
+from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
 from peterrec.settings import dump
 from peterrec.training.progress import Mode
 from peterrec.training.tracking import Mode as TrackerMode
@@ -97,6 +97,7 @@ def run(
         "labels": plan.labels,
         "encoder_revision": encoder_revision(encoder),
         "vocabulary": arena.prepared.vocabulary.fingerprint,
+        "data": arena.prepared.fingerprint,
     }
     with output_folder(Path(output), stage="compare", overwrite=overwrite, resume=resolved) as folder:
         tracker = open_tracker(
@@ -129,7 +130,11 @@ def run(
                 "seeds": list(plan.seeds),
                 "metric": plan.task.metric,
                 "results": results,
-                "gains": _gains([one.name for one, role in field if role == "model"], rows, metrics=dict.fromkeys((plan.task.metric, "accuracy"))),
+                "gains": _gains(
+                    [one.name for one, role in field if role == "model"],
+                    rows,
+                    metrics=dict.fromkeys((plan.task.metric, "accuracy")),
+                ),
                 "curves": [
                     {"seed": seed, "name": name, **record}
                     for name, each in fitted.items()
@@ -159,7 +164,13 @@ def run(
                 files=[folder.path / "metrics.json"],
                 uses=[f"encoder-{resolved['encoder_revision']}"],
             )
-            folder.finish(inputs={"encoder": str(encoder), "data": str(plan.data)}, wandb_run=tracker.run_id)
+            folder.finish(
+                inputs={
+                    "encoder": relative_to_run(encoder, folder.path),
+                    "data": relative_to_run(plan.data, folder.path),
+                },
+                wandb_run=tracker.run_id,
+            )
         finally:
             tracker.finish(timeout=60)
     return metrics

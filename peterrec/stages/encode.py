@@ -9,11 +9,13 @@ import pyarrow.parquet as pq
 
 from peterrec.data.logs.interactions import LogColumns, LogSource
 from peterrec.data.new_histories import open_histories
-from peterrec.data.vocabulary import Vocabulary
-from peterrec.encoders.loading import load_encoder
+from peterrec.encoders.loading import open_encoder
 from peterrec.inference import choose_device, user_vectors
 from peterrec.run_folder import atomic_file, read_run
 from peterrec.stages.output_file import refuse_existing, wanted_users
+from peterrec.stages.user_progress import user_progress
+
+BLOCK_USERS = 50_000  # users of a row group: their vectors are in memory together
 
 
 def run(
@@ -37,40 +39,56 @@ def run(
     for the readout `tcl`). Returns counts. Raises what loading the encoder and the log raise.
     """
     refuse_existing(output, overwrite=overwrite)
+    where = choose_device(device)
     read_run(encoder, stage="pretrain")
-    model = load_encoder(encoder)
+    model, vocabulary = open_encoder(encoder)
+    channels = model.config.hidden_size
     length = model.config.max_length if max_length is None else max_length
     with open_histories(
         source,
         columns=columns or LogColumns(),
-        vocabulary=Vocabulary.load(encoder / "vocabulary.parquet"),
+        vocabulary=vocabulary,
         users=wanted_users(users, column=users_column),
         bad_rows=bad_rows,
         memory_limit=memory_limit,
     ) as found:
-        where = choose_device(device)
         sequences = found.sequences
         model.to(where)  # type: ignore[arg-type]  # transformers' signature hides torch's
-        vectors = user_vectors(
-            model,
-            sequences,
-            max_length=length,
-            readout=readout or model.config.readout,
-            device=where,
-        ).numpy()
-        flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-        table = {
-            "user": sequences.users.array,
-            "vector": pa.FixedSizeListArray.from_arrays(flat, model.config.hidden_size),
-            "events": pa.array(found.events, pa.int64()),
-            "events_used": pa.array(np.minimum(sequences.lengths, length), pa.int64()),
-        }
-        with atomic_file(output) as temporary:
-            pq.write_table(pa.table(table), temporary, compression="zstd")
+        schema = pa.schema(
+            {
+                "user": pa.string(),
+                "vector": pa.list_(pa.float32(), channels),
+                "events": pa.int64(),
+                "events_used": pa.int64(),
+            }
+        )
+        with (
+            atomic_file(output) as temporary,
+            pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+            user_progress("encoding", users=len(sequences)) as advance,
+        ):
+            for first in range(0, len(sequences), BLOCK_USERS):
+                rows = np.arange(first, min(first + BLOCK_USERS, len(sequences)))
+                vectors = user_vectors(
+                    model,
+                    sequences,
+                    rows=rows,
+                    max_length=length,
+                    readout=readout or model.config.readout,
+                    device=where,
+                    advance=advance,
+                )
+                columns_of_block = [
+                    sequences.users.array.slice(first, len(rows)),
+                    pa.FixedSizeListArray.from_arrays(pa.array(vectors.numpy().reshape(-1)), channels),
+                    pa.array(found.events[rows], pa.int64()),
+                    pa.array(np.minimum(sequences.lengths[rows], length), pa.int64()),
+                ]
+                writer.write_table(pa.table(columns_of_block, schema=schema))
         return {
             "users": len(sequences),
             "users_without_known_items": int((sequences.lengths == 0).sum()),
-            "channels": model.config.hidden_size,
+            "channels": channels,
             "events": int(found.events.sum()),
             "unseen_events": found.unseen_events,
             "output": str(output),

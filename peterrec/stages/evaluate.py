@@ -5,20 +5,21 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
 
-from peterrec.data.attribute import read_attribute
+from peterrec.data.attribute import Attribute, read_attribute
 from peterrec.data.prepared import PreparedLog, open_prepared
 from peterrec.data.vocabulary import Vocabulary
-from peterrec.encoders.loading import load_encoder
+from peterrec.encoders.loading import open_encoder
 from peterrec.errors import DataError, RefusedError, SettingsError
-from peterrec.evaluation.next_item import evaluate_next_item, protocol
+from peterrec.evaluation.next_item import evaluate_next_item
 from peterrec.inference import choose_device
 from peterrec.metrics.classification import Classified
 from peterrec.metrics.intervals import ClassificationRows, metric_intervals
 from peterrec.report.files import write_results
-from peterrec.run_folder import FORMAT_VERSION, output_folder, read_run
+from peterrec.run_folder import FORMAT_VERSION, data_of, output_folder, read_run, relative_to_run
 from peterrec.task_run import load_task
 from peterrec.training.finetuning import predict
 
@@ -36,23 +37,23 @@ def run(
 ) -> dict[str, Any]:
     """Evaluates an encoder (next item) or a task (its labels) and writes metrics.json, a card and a report.
 
-    Without `data`: the prepared log that the run was made with, the same test users. With `data`: another prepared log of
-    the same vocabulary; labelled users that the task was trained or validated on are left out and counted. Returns what
-    metrics.json holds. Raises SettingsError, DataError, RefusedError.
+    Without `data`: the prepared log that the run was made with, the same test users. With `data`: another prepared log
+    of the same vocabulary; labelled users that the task was trained or validated on, or that its label budget left
+    out, are left out and counted. Returns what metrics.json holds. Raises SettingsError, DataError, RefusedError.
     """
     run_facts = read_run(model)
-    stage = run_facts["stage"]
+    stage = run_facts.get("stage")
     if stage not in ("pretrain", "finetune"):
         raise SettingsError(f"{model} is the output of `peterrec {stage}`; give that of pretrain or finetune.")
     where = choose_device(device)
     resolved = {"model": model.name, "stage": stage, "data": None if data is None else data.name}
-    own = Path(run_facts["inputs"]["data"])
-    own = own if stage == "pretrain" else (model / own).resolve()
-    prepared = open_prepared(own if data is None else data)
+    recorded = data_of(model, run_facts)
+    prepared = open_prepared(recorded if data is None else data)
+    own = _is_own(prepared, recorded, run_facts)
     if stage == "pretrain":
-        metrics = _encoder(model, prepared, device=where)
+        metrics = _encoder(model, prepared, own=own, device=where)
     else:
-        metrics = _task(model, prepared, encoder=encoder, device=where)
+        metrics = _task(model, prepared, own=own, encoder=encoder, device=where)
     metrics = {"format_version": FORMAT_VERSION, "stage": "evaluate", **metrics}
     with output_folder(Path(output), stage="evaluate", overwrite=overwrite, resume=resolved) as folder:
         write_results(
@@ -63,27 +64,38 @@ def run(
             usage=[f"peterrec evaluate --model {model.name}"],
             summary=prepared.summary,
         )
-        folder.finish(inputs={"model": str(model), "data": str(prepared.folder)})
+        inputs = {"model": model, "data": prepared.folder}
+        folder.finish(inputs={name: relative_to_run(path, folder.path) for name, path in inputs.items()})
     return metrics
 
 
-def _encoder(model: Path, prepared: PreparedLog, *, device: Any) -> dict[str, Any]:
-    _same_vocabulary(model, Vocabulary.load(model / "vocabulary.parquet"), prepared)
-    encoder = load_encoder(model).to(device)
+def _is_own(prepared: PreparedLog, recorded: Path, run: dict[str, Any]) -> bool:
+    """Whether a run was made with these very data; a run that noted no fingerprint is known by the folder."""
+    noted = run["inputs"].get("data_fingerprint")
+    return prepared.folder.resolve() == recorded.resolve() if noted is None else prepared.fingerprint == noted
+
+
+def _encoder(model: Path, prepared: PreparedLog, *, own: bool, device: torch.device) -> dict[str, Any]:
+    encoder, vocabulary = open_encoder(model)
+    _same_vocabulary(model, vocabulary, prepared)
+    encoder.to(device)  # type: ignore[arg-type]  # transformers' signature hides torch's
     found = evaluate_next_item(prepared, encoder=encoder, device=device, model_facts={})
-    return {"protocol": protocol(prepared), **found}
+    if not own:
+        found["protocol"] += (
+            f" These are not the data that {model.name} was pretrained on, as they were then: if both come from one "
+            "log, pretraining may have seen these events, held-out items among them."
+        )
+    return found
 
 
-def _task(model: Path, prepared: PreparedLog, *, encoder: Path | None, device: Any) -> dict[str, Any]:
+def _task(
+    model: Path, prepared: PreparedLog, *, own: bool, encoder: Path | None, device: torch.device
+) -> dict[str, Any]:
     loaded = load_task(model, encoder=encoder)
     facts = loaded.facts
     _same_vocabulary(model, loaded.vocabulary, prepared)
     attribute = read_attribute(prepared, column=facts.task.column, classes=facts.classes)
-    parts = pq.read_table(model / "split.parquet")
-    learned = parts.filter(
-        pc.call_function("is_in", [parts["part"]], pc.SetLookupOptions(value_set=pa.array(["train", "validation"])))
-    )["user"]
-    fresh = ~np.isin(attribute.users, np.asarray(learned.to_pylist(), dtype=np.str_))
+    fresh = _test_users(model, attribute, own=own)
     if not fresh.any():
         raise DataError(f"{prepared.folder}: every labelled user was used to train {model}; none is left to test.")
     rows, labels = attribute.rows[fresh], attribute.labels[fresh]
@@ -99,7 +111,9 @@ def _task(model: Path, prepared: PreparedLog, *, encoder: Path | None, device: A
         {
             "name": name,
             "role": role,
-            "metrics": metric_intervals([ClassificationRows(attribute.users[fresh], labels, p)]),
+            "metrics": metric_intervals(
+                [ClassificationRows(attribute.users[fresh], labels, p, names=facts.task.metrics)]
+            ),
         }
         for name, role, p in ((facts.adapter.name, "model", probabilities), ("majority", "baseline", prior))
     ]
@@ -109,9 +123,10 @@ def _task(model: Path, prepared: PreparedLog, *, encoder: Path | None, device: A
         "task": facts.task.name,
         "metric": facts.task.metric,
         "protocol": (
-            f"{facts.task.column} of the {int(fresh.sum()):,} labelled users of {prepared.folder.name} whom the task was "
-            f"neither trained nor validated on ({int((~fresh).sum()):,} were, and are left out). Predictions are the most "
-            "probable class; 95 % bootstrap intervals over users."
+            f"{facts.task.column} of {int(fresh.sum()):,} labelled users of {prepared.folder.name}: "
+            f"{'the test users of the split' if own else 'those'} that the task was neither trained nor validated on "
+            f"({int((~fresh).sum()):,} others are left out). Predictions are the most probable class; 95 % bootstrap "
+            "intervals over users."
         ),
         "results": results,
         "gains": [],
@@ -121,9 +136,31 @@ def _task(model: Path, prepared: PreparedLog, *, encoder: Path | None, device: A
     }
 
 
+def _test_users(model: Path, attribute: Attribute, *, own: bool) -> NDArray[np.bool_]:
+    """Which labelled users may be tested: on the run's own data its test users, on others also those it did not know.
+
+    Raises RefusedError where the run's split.parquet is missing or damaged.
+    """
+    path = model / "split.parquet"
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=["user", "part"])
+        users, parts = (np.asarray(table[name].to_pylist(), dtype=np.str_) for name in ("user", "part"))
+    except (OSError, pa.ArrowException, KeyError) as problem:
+        raise RefusedError(
+            f"{path}: not readable ({(str(problem).splitlines() or [''])[0]}), so nothing says which users the task "
+            "was trained on; make the run again."
+        ) from None
+    odd = sorted(set(parts.tolist()) - {"train", "validation", "test", "unused"})
+    if odd or not len(users):
+        raise RefusedError(f"{path}: damaged ({f'a part {odd[0]!r}' if odd else 'no users'}); make the run again.")
+    tested = np.isin(attribute.users, users[parts == "test"])
+    return tested if own else tested | ~np.isin(attribute.users, users)
+
+
 def _same_vocabulary(model: Path, vocabulary: Vocabulary, prepared: PreparedLog) -> None:
     if vocabulary.fingerprint != prepared.vocabulary.fingerprint:
         raise RefusedError(
-            f"{prepared.folder} was prepared with the item vocabulary {prepared.vocabulary.fingerprint[:16]}, but {model} "
-            f"has {vocabulary.fingerprint[:16]}. Prepare the log again with --encoder {model}."
+            f"{prepared.folder} was prepared with the item vocabulary {prepared.vocabulary.fingerprint[:16]}, but "
+            f"{model} has {vocabulary.fingerprint[:16]}. Prepare the log again with --encoder {model}."
         )

@@ -1,6 +1,5 @@
 """`peterrec finetune`: an adapter and a head for one task, on the frozen encoder."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from peterrec.evaluation.arena import (
 )
 from peterrec.metrics.intervals import paired_gain
 from peterrec.report.files import write_results
-from peterrec.run_folder import FORMAT_VERSION, output_folder
+from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
 from peterrec.settings import dump, to_toml
 from peterrec.task_run import TaskFacts, save_task
 from peterrec.training.progress import Mode
@@ -64,6 +63,7 @@ def run(
         "labels": plan.labels,
         "encoder_revision": encoder_revision(encoder),
         "vocabulary": arena.prepared.vocabulary.fingerprint,
+        "data": arena.prepared.fingerprint,
     }
     with output_folder(Path(output), stage="finetune", overwrite=overwrite, resume=resolved) as folder:
         tracker = open_tracker(
@@ -111,8 +111,8 @@ def run(
             )
             folder.finish(
                 inputs={
-                    "encoder": os.path.relpath(encoder, folder.path),
-                    "data": os.path.relpath(plan.data, folder.path),
+                    "encoder": relative_to_run(encoder, folder.path),
+                    "data": relative_to_run(plan.data, folder.path),
                 },
                 model=dump(facts),
                 wandb_run=tracker.run_id,

@@ -12,8 +12,11 @@ from peterrec.data.new_histories import open_histories
 from peterrec.inference import choose_device
 from peterrec.run_folder import atomic_file
 from peterrec.stages.output_file import refuse_existing, wanted_users
+from peterrec.stages.user_progress import user_progress
 from peterrec.task_run import load_task
 from peterrec.training.finetuning import predict
+
+BLOCK_USERS = 20_000  # users of a row group, and a step of the progress bar
 
 
 def run(
@@ -37,6 +40,7 @@ def run(
     whose users are wanted, with or without events. Returns counts. Raises what loading the model and the log raise.
     """
     refuse_existing(output, overwrite=overwrite)
+    where = choose_device(device)
     loaded = load_task(model, encoder=encoder)
     facts = loaded.facts
     with open_histories(
@@ -47,27 +51,44 @@ def run(
         bad_rows=bad_rows,
         memory_limit=memory_limit,
     ) as found:
-        where = choose_device(device)
         sequences = found.sequences
-        probabilities = np.tile(np.asarray(facts.prior), (len(sequences), 1))
-        known = np.flatnonzero(sequences.lengths)
-        if len(known):
-            probabilities[known] = predict(
-                loaded.model.to(where), sequences, rows=known, max_length=facts.task.max_length, device=where
-            )
-        classes = np.asarray(facts.classes)
-        table = {
-            "user": sequences.users.array,
-            "predicted": pa.array(classes[probabilities.argmax(axis=1)].tolist(), pa.string()),
-            **{f"p_{name}": probabilities[:, i] for i, name in enumerate(facts.classes)},
-            "events": pa.array(found.events, pa.int64()),
-            "events_used": pa.array(np.minimum(sequences.lengths, facts.task.max_length), pa.int64()),
-        }
-        with atomic_file(output) as temporary:
-            pq.write_table(pa.table(table), temporary, compression="zstd")
+        task_model = loaded.model.to(where)
+        schema = pa.schema(
+            {
+                "user": pa.string(),
+                "predicted": pa.string(),
+                **{f"p_{name}": pa.float64() for name in facts.classes},
+                "events": pa.int64(),
+                "events_used": pa.int64(),
+            }
+        )
+        classes = pa.array(facts.classes, pa.string())
+        with (
+            atomic_file(output) as temporary,
+            pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+            user_progress("predicting", users=len(sequences)) as advance,
+        ):
+            for first in range(0, len(sequences), BLOCK_USERS):
+                rows = np.arange(first, min(first + BLOCK_USERS, len(sequences)))
+                lengths = sequences.lengths[rows]
+                probabilities = np.tile(np.asarray(facts.prior), (len(rows), 1))
+                known = lengths > 0
+                if known.any():
+                    probabilities[known] = predict(
+                        task_model, sequences, rows=rows[known], max_length=facts.task.max_length, device=where
+                    )
+                columns_of_block = [
+                    sequences.users.array.slice(first, len(rows)),
+                    classes.take(pa.array(probabilities.argmax(axis=1))),
+                    *(pa.array(column) for column in probabilities.T.copy()),
+                    pa.array(found.events[rows], pa.int64()),
+                    pa.array(np.minimum(lengths, facts.task.max_length), pa.int64()),
+                ]
+                writer.write_table(pa.table(columns_of_block, schema=schema))
+                advance(len(rows))
         return {
             "users": len(sequences),
-            "users_without_known_items": len(sequences) - len(known),
+            "users_without_known_items": int((sequences.lengths == 0).sum()),
             "events": int(found.events.sum()),
             "unseen_events": found.unseen_events,
             "output": str(output),

@@ -10,9 +10,9 @@ from peterrec.data.prepared import open_prepared
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.loading import encoder_class, encoder_revision, save_encoder
 from peterrec.encoders.settings import EncoderSettings
-from peterrec.evaluation.next_item import evaluate_next_item, protocol
+from peterrec.evaluation.next_item import evaluate_next_item
 from peterrec.report.files import write_results
-from peterrec.run_folder import FORMAT_VERSION, output_folder
+from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
 from peterrec.settings import Settings, dump, to_toml
 from peterrec.training.loop import train
 from peterrec.training.pretraining import NextItemProgram, ObjectiveSettings, PretrainingSettings
@@ -41,14 +41,18 @@ def run(
     """Trains an encoder on the `train` part of the prepared folder `data`; returns what metrics.json holds.
 
     Early stopping looks at the `validation` part, the final figures come from `test`. An interrupted run goes on when
-    called again with the same settings. The output folder is an encoder that `AutoModel.from_pretrained` reads.
-    Raises DataError, SettingsError, ResourceError, DivergedError, BusyError.
+    called again with the same settings and data. The output folder is an encoder that `AutoModel.from_pretrained`
+    reads. Raises DataError, SettingsError, ResourceError, DivergedError, BusyError.
     """
     settings = PretrainSettings.model_validate({}) if settings is None else settings
     prepared = open_prepared(data)
     resolved = {
         **dump(settings),
-        "data": {"vocabulary": prepared.vocabulary.fingerprint, "split": prepared.split},
+        "data": {
+            "vocabulary": prepared.vocabulary.fingerprint,
+            "split": {"name": prepared.split, **prepared.summary["split"]["parameters"]},
+            "fingerprint": prepared.fingerprint,
+        },
     }
     with output_folder(Path(output), stage="pretrain", overwrite=overwrite, resume=resolved) as folder:
         encoder = build_encoder(
@@ -84,7 +88,6 @@ def run(
             metrics = {
                 "format_version": FORMAT_VERSION,
                 "stage": "pretrain",
-                "protocol": protocol(prepared),
                 "seeds": [settings.training.seed],
                 **evaluate_next_item(prepared, encoder=encoder, device=device, model_facts=facts),
                 "curves": result.history,
@@ -120,11 +123,16 @@ def run(
                 files=[folder.path / "config.json", folder.path / "model.safetensors"],
             )
             folder.finish(
-                inputs={"data": str(data), "data_split": prepared.split},
+                inputs={
+                    "data": relative_to_run(data, folder.path),
+                    "data_split": prepared.split,
+                    "data_fingerprint": prepared.fingerprint,
+                },
                 vocabulary_fingerprint=prepared.vocabulary.fingerprint,
                 encoder_revision=revision,
                 wandb_run=tracker.run_id,
             )
+            tracker.finish(timeout=60)  # an artifact is on its way
         finally:
             tracker.finish()
     return metrics

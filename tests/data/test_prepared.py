@@ -87,3 +87,32 @@ def test_a_newer_format_is_refused(folder):
     (folder / "run.json").write_text(json.dumps({**run, "format_version": 99}))
     with pytest.raises(RefusedError, match="newer"):
         open_prepared(folder)
+
+
+def test_the_fingerprint_follows_parts_vocabulary_and_labels(tmp_path):
+    table = pa.table({"user": [user for user, _ in ROWS], "item": [item for _, item in ROWS]})
+    users = pa.table({"user": ["a", "b"], "gender": ["f", "m"]})
+
+    def made(name, log=table, labels=users, split="leave_one_out"):
+        prepare.run(log, output=tmp_path / name, columns=LogColumns(time=None), users=labels, split=split)
+        return open_prepared(tmp_path / name).fingerprint
+
+    # the same items as often, but two of them in another order: the vocabulary stays
+    swapped = table.take([1, 0, *range(2, len(ROWS))])
+    first = made("first")
+    assert made("again") == first
+    others = [
+        made("swapped", swapped),
+        made("labels", labels=pa.table({"user": ["a", "b"], "gender": ["m", "m"]})),
+        made("unlabelled", labels=None),
+        made("split", split="by_user"),
+    ]
+    assert len({first, *others}) == 5
+    vocabularies = {open_prepared(tmp_path / name).vocabulary.fingerprint for name in ("first", "swapped")}
+    assert len(vocabularies) == 1
+
+
+def test_the_fingerprint_of_damaged_parts_is_refused(folder):
+    (folder / "test" / "state.json").write_text("{}")
+    with pytest.raises(DataError, match=r"state\.json"):
+        _ = open_prepared(folder).fingerprint

@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from peterrec.errors import DataError
@@ -98,9 +97,8 @@ class CheckReport:
             problems = "problem" if rules == 1 else "problems"
             return f"{read}: {rules} fatal {problems}; nothing can be used before that is mended."
         if self.bad_rows:
-            share = self.bad_rows / max(self.rows_read, 1)
             rows = "row" if self.bad_rows == 1 else "rows"
-            return f"{read}: {self.bad_rows:,} {rows} ({share:.2%}) cannot be used."
+            return f"{read}: {self.bad_rows:,} {rows} ({_share(self.bad_rows, self.rows_read)}) cannot be used."
         return f"{read}: all can be used."
 
     def to_json(self) -> str:
@@ -120,37 +118,10 @@ class CheckReport:
         }
 
     def render(self, *, shown: int = 5) -> "RenderableType":
-        """A table for a terminal with up to `shown` offenders of each rule, and the verdict below it."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
+        """Blocks for a terminal of any width, one a problem with up to `shown` offenders, and the verdict below."""
+        from peterrec.data.logs.report_text import render
 
-        verdict = Text(self.verdict, style="bold green" if self.ok else "bold red")
-        if not self.problems:
-            return verdict
-        table = Table(header_style="bold")
-        for name in ("severity", "file", "row", "column", "value", "count", "what to do"):
-            right = name in ("row", "count")
-            table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
-        style = {"fatal": "red", "bad_row": "yellow", "note": "dim"}
-        # Folders take the width of a terminal and tell nothing, unless two files have the same name.
-        short = {file: Path(file).name for file in self.files}
-        if len(set(short.values())) < len(short):
-            short = {}
-        for problem in self.problems:
-            for number, offender in enumerate(problem.offenders[:shown]):
-                cells = [
-                    short.get(offender.file, offender.file),
-                    "" if offender.row is None else str(offender.row),
-                    problem.column or "",
-                    "" if offender.value is None else offender.value,
-                    "" if number else f"{problem.count:,}",
-                    "" if number else problem.fix,
-                ]
-                severity = "" if number else problem.severity.replace("_", " ")
-                # Text, not str: ids may hold what rich takes for markup.
-                table.add_row(Text(severity, style=style[problem.severity]), *map(Text, cells))
-        return Group(table, verdict)
+        return render(self, shown=shown)
 
     def refusal(self, *, shown: int = 5, hint: str = "") -> DataError:
         """The error for a log that cannot be used: its verdict, the first problems, and `hint`."""
@@ -202,6 +173,14 @@ class Findings:
             place = (first.file, rule, first.row, column, first.value)
             problems.append(Problem(*place, self._counts[key], severity, fix, tuple(others)))
         return CheckReport(tuple(problems), rows_read, bad_rows, tuple(files))
+
+
+def _share(part: int, whole: int) -> str:
+    """A share in percent that is 0 or 100 only if it is."""
+    share = part / max(whole, 1)
+    if 0 < share < 0.0001:
+        return "less than 0.01%"
+    return "more than 99.99%" if 0.9999 < share < 1 else f"{share:.2%}"
 
 
 def clip(value: str) -> str:

@@ -1,0 +1,58 @@
+"""`peterrec list` and `peterrec show`: what there is."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peterrec.cli.options import RUNS
+from peterrec.cli.output import show_table
+
+
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="adapters, tasks or runs; all by default.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where runs are looked for.")] = RUNS,
+) -> None:
+    """List adapters, tasks and finished runs.
+
+    Example: `peterrec list runs --folder runs`
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from peterrec.stages import list as stage
+
+    entries = stage.run(kind, folder=folder)
+    for found in dict.fromkeys(entry.kind for entry in entries):
+        chosen = [entry for entry in entries if entry.kind == found]
+        of_runs = ("stage", "finished") if found == "runs" else ()
+        table = Table("name", *of_runs, "what", title=found, title_justify="left")
+        for entry in chosen:
+            cells = (entry.name, *((entry.stage, entry.date) if of_runs else ()), entry.what)
+            table.add_row(*map(Text, cells))  # a name may hold what rich takes for markup
+        show_table(table)
+    if not entries:
+        typer.echo("There is nothing to list yet.")
+
+
+def show(
+    name: Annotated[list[str], typer.Argument(help="A recipe, the folder of a run, or `settings pretrain|finetune`.")],
+) -> None:
+    """Show a recipe, a finished run, or the settings that a stage takes.
+
+    Example: `peterrec show settings pretrain`
+    """
+    from peterrec.stages import show as stage
+
+    if name[0] != "settings":
+        for each in name:
+            typer.echo(stage.run(each))
+        return
+    from peterrec.errors import SettingsError, did_you_mean
+    from peterrec.stages.pretrain import PretrainSettings
+    from peterrec.training.finetuning import FinetuningSettings
+
+    models = {"pretrain": PretrainSettings, "finetune": FinetuningSettings}
+    if len(name) != 2 or name[1] not in models:
+        raise SettingsError(f"`peterrec show settings` takes a stage. {did_you_mean(' '.join(name[1:]), models)}")
+    typer.echo(stage.run(name[1], settings=models[name[1]]))

@@ -1,0 +1,154 @@
+"""`peterrec check` and `peterrec prepare`: from a raw log to a prepared folder."""
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peterrec.cli import options
+from peterrec.cli.log_input import LogOptions, open_log_input, world_log
+from peterrec.cli.options import BadRows, TimeUnit, refuse_without_log
+from peterrec.cli.output import show_table
+from peterrec.cli.paths import encoder_folder, named
+
+
+class Split(enum.StrEnum):
+    temporal = "temporal"
+    leave_one_out = "leave_one_out"
+    by_user = "by_user"
+
+
+def check(
+    context: typer.Context,
+    log: options.Log = None,
+    user: options.User = None,
+    item: options.Item = None,
+    time: options.Time = None,
+    time_unit: options.Unit = TimeUnit.auto,
+    users: options.Users = None,
+    users_column: options.UsersColumn = "user",
+    format: options.Format = None,
+    memory_limit: options.Memory = "2GB",
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Report every problem of a log: file, row, column, value, count, and what to do.
+
+    A log of yours is only read. Without LOG, the raw log of the embedded world is checked, with a few bad rows planted
+    in it; that writes `runs/world-raw` once. The exit code is 3 if any row cannot be used.
+
+    Example: `peterrec check clicks-*.csv.gz --user customer --item product --time at --users people.parquet`
+    """
+    from peterrec.stages import check as stage
+
+    given = LogOptions(user, item, time, time_unit, users, users_column, format)
+    if not log:
+        refuse_without_log(context, but=("json",))
+        log, given = world_log(planted=True)
+    with open_log_input(log, given) as opened:
+        report = stage.run(
+            opened.log,
+            columns=opened.columns,
+            users=opened.users,
+            users_column=opened.users_column,
+            memory_limit=memory_limit,
+        )
+    if json:
+        typer.echo(report.to_json())
+    else:
+        show_table(report.render())
+    if not report.ok:
+        raise typer.Exit(3)
+
+
+def prepare(
+    context: typer.Context,
+    log: options.Log = None,
+    output: options.Output = None,
+    user: options.User = None,
+    item: options.Item = None,
+    time: options.Time = None,
+    time_unit: options.Unit = TimeUnit.auto,
+    users: options.Users = None,
+    users_column: options.UsersColumn = "user",
+    format: options.Format = None,
+    bad_rows: options.Bad = BadRows.fail,
+    memory_limit: options.Memory = "2GB",
+    split: Annotated[
+        Split | None,
+        typer.Option(
+            help="temporal: one cut in time for all users; leave_one_out: the last item of each user; by_user: whole "
+            "users. [default: temporal, or leave_one_out for a log without times]"
+        ),
+    ] = None,
+    fractions: Annotated[
+        str | None, typer.Option(help="Cuts of temporal (0.8,0.9) or shares of by_user (0.7,0.03,0.27).")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the users of by_user.")] = 0,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(
+            "--encoder",
+            "-e",
+            help="Use the item vocabulary of this encoder; items that it lacks are left out.",
+            callback=named,
+        ),
+    ] = None,
+    min_item_count: Annotated[int, typer.Option(min=1, help="Leave out items with fewer events.")] = 1,
+    min_user_events: Annotated[int, typer.Option(min=1, help="Leave out users with fewer events.")] = 1,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Turn a log into a prepared folder: sorted, numbered, split, memory-mapped, with a summary.
+
+    The folder is a `datasets.DatasetDict`. Without LOG, the embedded world is prepared in `runs/world`, by
+    leave-one-out; its raw log is written to `runs/world-log`.
+
+    Example: `peterrec prepare clicks.parquet --user customer --item product --time at --users people.csv -o data`
+    """
+    from peterrec.data.summary import render_summary
+    from peterrec.errors import SettingsError
+    from peterrec.stages import prepare as stage
+    from peterrec.stages import world
+
+    if not log:
+        refuse_without_log(context, but=("output", "split", "overwrite"))
+        output = output or world.FOLDER
+        summary = world.run(output=output, split=split or Split.leave_one_out, overwrite=overwrite)
+    else:
+        if output is None:
+            raise SettingsError("name the folder to write, for example --output data.")
+        if encoder is not None:
+            encoder_folder(encoder)
+        given = LogOptions(user, item, time, time_unit, users, users_column, format)
+        with open_log_input(log, given) as opened:
+            default = Split.leave_one_out if opened.columns.time is None else Split.temporal
+            summary = stage.run(
+                opened.log,
+                output=output,
+                columns=opened.columns,
+                users=opened.users,
+                users_column=opened.users_column,
+                items=opened.items,
+                split=split or default,
+                split_fractions=_numbers(fractions),
+                seed=seed,
+                encoder=encoder,
+                bad_rows=bad_rows.value,
+                memory_limit=memory_limit,
+                minimum_item_count=min_item_count,
+                minimum_user_events=min_user_events,
+                overwrite=overwrite,
+            )
+    show_table(render_summary(summary))
+    typer.echo(f"Prepared: {output}\nNext: peterrec pretrain {output}")
+
+
+def _numbers(listed: str | None) -> list[float] | None:
+    from peterrec.errors import SettingsError
+
+    if listed is None:
+        return None
+    try:
+        return [float(part) for part in listed.split(",")]
+    except ValueError:
+        raise SettingsError(f"--fractions {listed}: expected numbers separated by commas, such as 0.8,0.9.") from None

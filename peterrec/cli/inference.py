@@ -1,0 +1,125 @@
+"""`peterrec predict` and `peterrec encode`: a raw log in, one Parquet file with a row a user out."""
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peterrec.cli import options
+from peterrec.cli.log_input import LogOptions, open_log_input, world_log
+from peterrec.cli.options import ENCODER, RUNS, BadRows, Device, TimeUnit, refuse_without_log
+from peterrec.cli.output import show_counts
+from peterrec.cli.paths import beside, encoder_folder, finished_run, named
+
+
+class Readout(enum.StrEnum):
+    mean = "mean"
+    last = "last"
+    tcl = "tcl"
+
+
+def predict(
+    context: typer.Context,
+    log: options.Log = None,
+    model: Annotated[
+        Path, typer.Option("--model", "-m", help="Folder of a finished finetune run.", callback=named)
+    ] = RUNS / "gender",
+    output: options.Output = None,
+    user: options.User = None,
+    item: options.Item = None,
+    time: options.Time = None,
+    time_unit: options.Unit = TimeUnit.auto,
+    users: options.WantedUsers = None,
+    users_column: options.UsersColumn = "user",
+    format: options.Format = None,
+    bad_rows: options.Bad = BadRows.fail,
+    memory_limit: options.Memory = "2GB",
+    encoder: options.OtherEncoder = None,
+    device: options.Where = Device.auto,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Predict a task for the users of a log: user, predicted class, probabilities.
+
+    Items that the encoder does not know are left out and counted; a user without known items gets the class shares of
+    the training labels. `--users` asks for certain users, with or without events. Writes to
+    `MODEL-predictions.parquet` unless told otherwise.
+
+    Example: `peterrec predict new.csv --model runs/gender --user customer --item product --time at -o genders.parquet`
+    """
+    from peterrec.stages import predict as stage
+
+    given = LogOptions(user, item, time, time_unit, None, users_column, format)
+    if not log:
+        refuse_without_log(context, but=("model", "output", "encoder", "device", "overwrite"))
+        log, given = world_log()
+    finished_run(model, stage="finetune")
+    with open_log_input(log, given) as opened:
+        counts = stage.run(
+            opened.log,
+            model=model,
+            output=output or beside(model, "-predictions.parquet"),
+            columns=opened.columns,
+            users=users,
+            users_column=users_column,
+            encoder=encoder,
+            bad_rows=bad_rows.value,
+            memory_limit=memory_limit,
+            device=device.value,
+            overwrite=overwrite,
+        )
+    show_counts(counts)
+
+
+def encode(
+    context: typer.Context,
+    log: options.Log = None,
+    encoder: options.Encoder = ENCODER,
+    output: options.Output = None,
+    user: options.User = None,
+    item: options.Item = None,
+    time: options.Time = None,
+    time_unit: options.Unit = TimeUnit.auto,
+    users: options.WantedUsers = None,
+    users_column: options.UsersColumn = "user",
+    format: options.Format = None,
+    bad_rows: options.Bad = BadRows.fail,
+    memory_limit: options.Memory = "2GB",
+    readout: Annotated[
+        Readout | None, typer.Option(help="How hidden states become a vector. [default: the encoder's]")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Events read of each user. [default: the encoder's]")
+    ] = None,
+    device: options.Where = Device.auto,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write the vectors of a log's users to Parquet: user, vector, events, events_used.
+
+    Writes to `ENCODER-vectors.parquet` unless told otherwise.
+
+    Example: `peterrec encode new.csv --encoder runs/encoder --user customer --item product --time at -o users.parquet`
+    """
+    from peterrec.stages import encode as stage
+
+    encoder_folder(encoder)
+    given = LogOptions(user, item, time, time_unit, None, users_column, format)
+    if not log:
+        refuse_without_log(context, but=("encoder", "output", "readout", "max_length", "device", "overwrite"))
+        log, given = world_log()
+    with open_log_input(log, given) as opened:
+        counts = stage.run(
+            opened.log,
+            encoder=encoder,
+            output=output or beside(encoder, "-vectors.parquet"),
+            columns=opened.columns,
+            users=users,
+            users_column=users_column,
+            readout=None if readout is None else readout.value,
+            max_length=max_length,
+            bad_rows=bad_rows.value,
+            memory_limit=memory_limit,
+            device=device.value,
+            overwrite=overwrite,
+        )
+    show_counts(counts)
