@@ -124,15 +124,18 @@ def test_validation_users_of_one_class_are_refused_before_training(encoder_folde
 def test_set_wins_over_the_adapter_and_the_adapter_over_the_task(encoder_folder):
     from peterrec.evaluation.arena import resolve
 
-    def rate(name, *overrides):
-        plan = resolve("gender", encoder=encoder_folder, data=None, seeds=None, labels=None, overrides=overrides)
-        return plan.settings(adapter(name)).learning_rate
+    full = adapter("full")
 
-    assert rate("full") == adapter("full").learning_rate
-    assert rate("none") == task("gender").training["learning_rate"]
-    assert rate("full", "learning_rate=0.5") == 0.5
+    def rate(recipe, *overrides):
+        plan = resolve("gender", encoder=encoder_folder, data=None, seeds=None, labels=None, overrides=overrides)
+        return plan.settings(recipe).learning_rate
+
+    assert rate(full) == full.learning_rate != task("gender").training["learning_rate"]
+    own = full.model_copy(update={"learning_rate": None})
+    assert rate(own) == task("gender").training["learning_rate"]
+    assert rate(full, "learning_rate=0.5") == 0.5
     with pytest.raises(SettingsError, match="--seeds"):
-        rate("full", "seed=3")
+        rate(full, "seed=3")
 
 
 def interrupting(monkeypatch, *, after: int) -> list[int]:

@@ -12,9 +12,9 @@ BLOCK_ELEMENTS = {"cpu": 2**19}  # logits of a block of classes: they stay in ca
 class _ExactSoftmax(torch.autograd.Function):
     """Computes loss and gradients in one pass over chunks of rows, so that nothing `(N, V)` is kept.
 
-    The classes of a chunk come in blocks. Each block's logits become `exp(logit − the block's maximum)` at once; when
-    the maximum of all blocks is known, one factor a row and block makes them probabilities, on their way into the
-    products of the gradients. So each logit is exponentiated once and leaves the cache once.
+    The classes of a chunk come in blocks, each with a softmax of its own while its logits are in cache. When the
+    normalisers of all blocks are known, one factor a row and block makes them probabilities among all classes, on
+    their way into the products of the gradients. So each logit is exponentiated once.
     """
 
     @staticmethod
@@ -28,25 +28,28 @@ class _ExactSoftmax(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_table = torch.zeros_like(table) if need_table else None
         precise = torch.promote_types(hidden.dtype, torch.float32)
-        room = hidden.new_empty(min(chunk, len(hidden)) * (len(classes) if keep else width), dtype=precise)
+        most = min(chunk, len(hidden))
+        scratch = hidden.new_empty(most * min(width, len(classes)), dtype=precise)
+        room = hidden.new_empty(most * len(classes), dtype=precise) if keep else torch.empty_like(scratch)
         total = torch.zeros((), dtype=precise, device=hidden.device)
         for start in range(0, len(hidden), chunk):
             rows, wanted = hidden[start : start + chunk], labels[start : start + chunk]
-            maxima, sums = [], []
+            sums = []
             own = torch.zeros_like(wanted, dtype=precise)
             for first, block in _blocks(classes, width):
-                logits = _view(room, len(rows), first if keep else 0, len(block))
+                logits = _view(scratch, len(rows), 0, len(block))
                 _product(rows, block.t(), out=logits)
                 place, inside = _place(wanted, first, len(block))
                 own += logits.gather(1, place) * inside
-                maxima.append(logits.amax(dim=1, keepdim=True))
-                sums.append(logits.sub_(maxima[-1]).exp_().sum(dim=1, keepdim=True))
-            highest = torch.cat(maxima, dim=1)
-            log_sum = torch.logsumexp(highest + torch.cat(sums, dim=1).log(), dim=1, keepdim=True)
+                shares = torch.softmax(logits, dim=1, out=_view(room, len(rows), first if keep else 0, len(block)))
+                # the largest share is 1 / Σ exp(logit − largest logit)
+                sums.append(logits.amax(dim=1, keepdim=True) - shares.amax(dim=1, keepdim=True).log())
+            log_sums = torch.cat(sums, dim=1)
+            log_sum = torch.logsumexp(log_sums, dim=1, keepdim=True)
             total += (log_sum - own).sum()
             if not keep:
                 continue
-            factors = (highest - log_sum).exp()
+            factors = (log_sums - log_sum).exp()
             row_slope = torch.zeros_like(rows, dtype=precise)
             for number, (first, block) in enumerate(_blocks(classes, width)):
                 slope = _view(room, len(rows), first, len(block)).mul_(factors[:, number : number + 1])
@@ -117,9 +120,9 @@ def exact_softmax_loss(
     """Mean cross-entropy of `targets` `(N,)` under the softmax of `hidden` `(N, D)` · `table` `(V, D)`ᵀ.
 
     Rows of `table` before `first_row` (the special rows) are no candidates. Gradients are computed in the
-    forward pass, `chunk` rows at a time and in these `width` classes; memory beside the gradients is `chunk · V`
-    numbers (`chunk · width` where no gradient is wanted). Under autocast the products run in the lower precision and
-    the softmax in float32. Zero rows give a loss of zero.
+    forward pass, `chunk` rows at a time and in these `width` classes; memory beside the gradients is
+    `chunk · (V + width)` numbers (`chunk · 2 width` where no gradient is wanted). Under autocast the products run in
+    the lower precision and the softmax in float32. Zero rows give a loss of zero.
     """
     device = hidden.device.type
     if chunk is None:
