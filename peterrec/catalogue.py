@@ -139,7 +139,7 @@ class TaskRecipe(Settings):
         default="accuracy", description="validation figure that early stopping watches; one of `metrics`"
     )
     split: SplitRecipe = SplitRecipe()
-    max_length: int = Field(default=512, ge=1, description="positions of the history that are read, the last ones")
+    max_length: int = Field(default=200, ge=1, description="positions of the history that are read, the last ones")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, description="one run a seed")
     training: dict[str, bool | int | float | str] = Field(default={}, description="training settings of this task")
 
