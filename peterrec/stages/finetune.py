@@ -113,6 +113,7 @@ def run(
                 inputs={
                     "encoder": relative_to_run(encoder, folder.path),
                     "data": relative_to_run(plan.data, folder.path),
+                    "data_fingerprint": resolved["data"],
                 },
                 model=dump(facts),
                 wandb_run=tracker.run_id,
