@@ -135,3 +135,10 @@ def _system_error(problem: Exception) -> int | None:
     if told := re.search(r"\(os error (\d+)\)", str(problem)):
         return int(told[1])
     return next((c for c in (errno.ENOSPC, errno.EDQUOT) if os.strerror(c) in str(problem)), None)
+
+
+def readable(path: Path) -> None:
+    """Give a file the permissions of any new file; some writers (safetensors) keep theirs to their owner."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)

@@ -14,6 +14,7 @@ from peterrec.atomic import (
     disk_errors,
     is_temporary,
     put_folder,
+    readable,
     remove,
     remove_temporaries,
     sync,
@@ -135,6 +136,7 @@ class RunFolder:
 
     def _put(self, source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
+        readable(source)
         source.replace(target)
         sync(target.parent)
 

@@ -1,6 +1,7 @@
 """`peterrec check` and `peterrec prepare`: from a raw log to a prepared folder."""
 
 import enum
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def check(
     time: options.Time = None,
     time_unit: options.Unit = TimeUnit.auto,
     users: options.Users = None,
-    users_column: options.UsersColumn = "user",
+    users_column: options.UsersColumn = None,
     format: options.Format = None,
     memory_limit: options.Memory = "2GB",
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -70,7 +71,7 @@ def prepare(
     time: options.Time = None,
     time_unit: options.Unit = TimeUnit.auto,
     users: options.Users = None,
-    users_column: options.UsersColumn = "user",
+    users_column: options.UsersColumn = None,
     format: options.Format = None,
     bad_rows: options.Bad = BadRows.fail,
     memory_limit: options.Memory = "2GB",
@@ -140,7 +141,11 @@ def prepare(
                 overwrite=overwrite,
             )
     show_table(render_summary(summary))
-    typer.echo(f"Prepared: {output}\nNext: peterrec pretrain {output}")
+    folder = shlex.quote(str(output))
+    after = (
+        f"pretrain {folder}" if encoder is None else f"finetune --encoder {shlex.quote(str(encoder))} --data {folder}"
+    )
+    typer.echo(f"Prepared: {output}\nNext: peterrec {after}")
 
 
 def _numbers(listed: str | None) -> list[float] | None:

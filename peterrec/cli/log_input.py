@@ -26,8 +26,13 @@ class LogOptions:
     time: str | None = None
     time_unit: str = "auto"
     users: Path | None = None
-    users_column: str = "user"
+    users_column: str | None = None
     format: str | None = None
+
+    @property
+    def column_of_users(self) -> str:
+        """The user column of the users table: the log's, unless it was named."""
+        return self.users_column or self.user or "user"
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def open_log_input(log: list[str], options: LogOptions) -> Iterator[LogInput]:
         columns = columns or LogColumns(time=None)
         if columns.time is None:
             _note_file_order(log, columns)
-        yield LogInput(log, columns, options.users, options.users_column)
+        yield LogInput(log, columns, options.users, options.column_of_users)
         return
     if len(log) != 1:
         raise SettingsError(f"--format {reader} reads one path, not {len(log)}.")
@@ -69,7 +74,7 @@ def open_log_input(log: list[str], options: LogOptions) -> Iterator[LogInput]:
             typer.echo(source.note, err=True)
         users, column = source.users, source.users_column
         if options.users is not None:
-            users, column = options.users, options.users_column
+            users, column = options.users, options.column_of_users
         yield LogInput(source.log, source.columns, users, column, source.items)
 
 

@@ -86,9 +86,12 @@ WantedUsers = Annotated[
     ),
 ]
 UsersColumn = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--users-column", metavar="COLUMN", help="Column of the user in that table.", rich_help_panel=LOG_PANEL
+        "--users-column",
+        metavar="COLUMN",
+        help="Column of the user in that table. [default: the same as --user]",
+        rich_help_panel=LOG_PANEL,
     ),
 ]
 Format = Annotated[

@@ -15,10 +15,12 @@ def show_table(renderable: Any) -> None:
 
 def show_results(metrics: dict[str, Any], output: Path) -> None:
     """The table of a run's results, the verdict in words, and where they were written."""
+    from rich.console import Console
+
     from peterrec.report.reading import verdict
     from peterrec.report.tables import results_table
 
-    show_table(results_table(metrics))
+    show_table(results_table(metrics, width=Console().width))
     typer.echo(verdict(metrics))
     typer.echo(f"\nWritten to {output}: metrics.json, README.md, report.html")
 

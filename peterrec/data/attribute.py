@@ -12,6 +12,7 @@ from peterrec.data.prepared import PreparedLog
 from peterrec.errors import DataError, SettingsError, did_you_mean
 
 Ints = NDArray[np.int64]
+FEWEST_VALIDATION = 40  # users, unless that is over a fifth of those beside the test users
 
 
 @dataclass(frozen=True)
@@ -92,23 +93,27 @@ def split_users(
 ) -> Split:
     """A seeded split by user; with `stratified` each class is divided in the same shares, rare ones into every part.
 
+    With few labels there are more validation users than their fraction: a handful says nothing of when to stop.
     `budget` keeps so many of the training and validation users, a fifth of them for validation, every class in
     proportion; a smaller budget's users are among those of a larger one, and the test users stay the same. Raises
     SettingsError for a budget that is not there, DataError where a part would be empty or of one class only.
     """
     rng = np.random.default_rng((seed, 11))
+    share = fractions[1] / (fractions[0] + fractions[1])
+    learned = len(attribute) * (fractions[0] + fractions[1])
+    share = max(share, min(FEWEST_VALIDATION / learned, 0.2)) if len(attribute) else share
     part = np.empty(len(attribute), dtype=np.int64)  # 0 train, 1 validation, 2 test
     place = np.empty(len(attribute))  # rank within class and part, in (0, 1): a prefix is in proportion
     strata = attribute.labels if stratified else np.zeros(len(attribute), dtype=np.int64)
     for stratum in np.unique(strata):
         members = rng.permutation(np.flatnonzero(strata == stratum))
         test = _share(len(members), fractions[2])
-        validation = _share(len(members) - test, fractions[1] / (fractions[0] + fractions[1]))
+        validation = _share(len(members) - test, share)
         cuts = [len(members) - test - validation, len(members) - test]
         for number, group in enumerate(np.split(members, cuts)):
             part[group] = number
-        learned = members[: cuts[1]]
-        place[learned] = (np.arange(len(learned)) + 0.5) / max(len(learned), 1)
+        kept = members[: cuts[1]]
+        place[kept] = (np.arange(len(kept)) + 0.5) / max(len(kept), 1)
     if budget is not None:
         part = _within(budget, part=part, place=place, strata=strata)
     split = Split(*(np.flatnonzero(part == number) for number in range(3)))

@@ -88,9 +88,9 @@ def number_items(con: "duckdb.DuckDBPyConnection", *, vocabulary: Vocabulary) ->
 
 _NOTHING_TO_LEARN = {
     "temporal": "the temporal split with the cuts {cuts} leaves no event to train on: all events up to the "
-    "first cut have the same time. Choose a later first cut (split_fractions), or leave_one_out or by_user.",
+    "first cut have the same time. Choose a later first cut (--fractions), or --split leave_one_out or by_user.",
     "by_user": "the by_user split with the shares {fractions} leaves no user to train on. Raise the first "
-    "share (split_fractions) or give a larger log.",
+    "share (--fractions) or give a larger log.",
 }
 
 

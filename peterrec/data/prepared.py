@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +106,13 @@ def open_prepared(folder: Path) -> PreparedLog:
     if vocabulary.fingerprint != summary["vocabulary"]["fingerprint"]:
         raise DataError(f"{folder}: vocabulary.parquet is that of another log; prepare this one again.")
     return PreparedLog(folder, vocabulary, summary, summary["split"]["name"])
+
+
+def column_options(prepared: PreparedLog) -> str:
+    """The options that name the columns of the log which was prepared, for commands that a user may paste."""
+    columns = read_run(prepared.folder, stage="prepare").get("settings", {}).get("columns", {})
+    named = [(f"--{name}", columns.get(name)) for name in ("user", "item", "time")]
+    return " ".join(f"{option} {shlex.quote(column)}" for option, column in named if column)
 
 
 def item_attributes(items: pa.Table, *, column: str) -> pa.Table:

@@ -64,6 +64,7 @@ def resolve(
     `overrides` are `key=value` for the task's training settings. Raises SettingsError for anything unknown.
     """
     recipe = task(task_name)
+    overrides = [override.strip().removeprefix("training.") for override in overrides]  # as pretraining calls them
     run = read_run(encoder, stage="pretrain")
     for origin, keys in (
         ("--set", [override.partition("=")[0].strip() for override in overrides]),

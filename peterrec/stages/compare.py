@@ -1,5 +1,6 @@
 """`peterrec compare`: adapters, controls and baselines on the same users, in one table."""
 
+import shlex
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -154,7 +155,9 @@ def run(
                 metrics,
                 title=f"{plan.task.name}: adapters and baselines",
                 settings=resolved,
-                usage=[f"peterrec finetune --task {plan.task.name} --adapter {first} --encoder {encoder.name}"],
+                usage=[
+                    f"peterrec finetune --task {plan.task.name} --adapter {first} --encoder {shlex.quote(str(encoder))}"
+                ],
                 summary=arena.prepared.summary,
             )
             _track(tracker, metrics)

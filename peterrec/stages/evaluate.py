@@ -1,5 +1,6 @@
 """`peterrec evaluate`: the figures of a finished run again, on its own data or on others."""
 
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from peterrec.errors import DataError, RefusedError, SettingsError
 from peterrec.evaluation.next_item import evaluate_next_item
 from peterrec.inference import choose_device
 from peterrec.metrics.classification import Classified
-from peterrec.metrics.intervals import ClassificationRows, metric_intervals
+from peterrec.metrics.intervals import ClassificationRows, metric_intervals, paired_gain
 from peterrec.report.files import write_results
 from peterrec.run_folder import FORMAT_VERSION, data_of, output_folder, read_run, relative_to_run
 from peterrec.task_run import load_task
@@ -61,7 +62,7 @@ def run(
             metrics,
             title=f"Evaluation of {model.name}",
             settings=resolved,
-            usage=[f"peterrec evaluate --model {model.name}"],
+            usage=[f"peterrec evaluate --model {shlex.quote(str(model))}"],
             summary=prepared.summary,
         )
         inputs = {"model": model, "data": prepared.folder}
@@ -107,16 +108,17 @@ def _task(
         device=device,
     )
     prior = np.tile(np.asarray(facts.prior), (len(rows), 1))
+    tested = {
+        name: [ClassificationRows(attribute.users[fresh], labels, found, names=facts.task.metrics)]
+        for name, found in ((facts.adapter.name, probabilities), ("majority", prior))
+    }
     results = [
-        {
-            "name": name,
-            "role": role,
-            "metrics": metric_intervals(
-                [ClassificationRows(attribute.users[fresh], labels, p, names=facts.task.metrics)]
-            ),
-        }
-        for name, role, p in ((facts.adapter.name, "model", probabilities), ("majority", "baseline", prior))
+        {"name": name, "role": "baseline" if name == "majority" else "model", "metrics": metric_intervals(each)}
+        for name, each in tested.items()
     ]
+    gain = paired_gain(tested[facts.adapter.name], tested["majority"], metric=facts.task.metric)
+    over = {"metric": facts.task.metric, "of": facts.adapter.name, "over": "majority"}
+    gains = [] if gain is None else [{**over, **vars(gain)}]
     classified = Classified(labels, probabilities)
     counts = np.bincount(labels, minlength=len(facts.classes)).tolist()
     return {
@@ -126,10 +128,11 @@ def _task(
             f"{facts.task.column} of {int(fresh.sum()):,} labelled users of {prepared.folder.name}: "
             f"{'the test users of the split' if own else 'those'} that the task was neither trained nor validated on "
             f"({int((~fresh).sum()):,} others are left out). Predictions are the most probable class; 95 % bootstrap "
-            "intervals over users."
+            "intervals over users. The model is the one that the run stored, that of its first seed; the run's own "
+            "metrics.json has all seeds, and the baselines that train."
         ),
         "results": results,
-        "gains": [],
+        "gains": gains,
         "confusion": {"labels": list(facts.classes), "matrix": classified.confusion_matrix().tolist()},
         "calibration": classified.reliability_curve(),
         "histograms": {"labels": dict(zip(facts.classes, counts, strict=True))},

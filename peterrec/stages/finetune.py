@@ -1,5 +1,6 @@
 """`peterrec finetune`: an adapter and a head for one task, on the frozen encoder."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 
 from peterrec.baselines.majority import Majority
 from peterrec.catalogue import AdapterRecipe, TaskRecipe, adapter
+from peterrec.data.prepared import PreparedLog, column_options
 from peterrec.encoders.loading import encoder_revision
 from peterrec.evaluation.arena import (
     Arena,
@@ -100,7 +102,7 @@ def run(
                 metrics,
                 title=f"{plan.task.name} with the adapter {recipe.name}",
                 settings=resolved,
-                usage=_usage(folder.path.name),
+                usage=_usage(folder.path, arena.prepared),
                 summary=arena.prepared.summary,
             )
             tracker.artifact(
@@ -165,8 +167,9 @@ def _recipe_text(recipe: TaskRecipe | AdapterRecipe) -> str:
     return to_toml({key: value for key, value in dump(recipe).items() if key != "name" and value is not None})
 
 
-def _usage(name: str) -> list[str]:
+def _usage(path: Path, prepared: PreparedLog) -> list[str]:
+    model = shlex.quote(str(path))
     return [
-        f"peterrec predict --model {name} LOG --output predictions.parquet",
-        f"peterrec evaluate --model {name}",
+        f"peterrec predict LOG {column_options(prepared)} --model {model} --output predictions.parquet",
+        f"peterrec evaluate --model {model}",
     ]

@@ -202,7 +202,7 @@ def _firsts(report: CheckReport, severity: str) -> list[Problem]:
 
 
 def _told(report: CheckReport, severity: str) -> list[str]:
-    return [f"{p} ({p.count:,} in all)" if p.count > 1 else str(p) for p in _firsts(report, severity)]
+    return [str(problem) for problem in _firsts(report, severity)]
 
 
 @contextmanager

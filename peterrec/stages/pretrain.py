@@ -1,12 +1,13 @@
 """`peterrec pretrain`: from a prepared log to a user encoder."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
 
-from peterrec.data.prepared import open_prepared
+from peterrec.data.prepared import PreparedLog, column_options, open_prepared
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.loading import encoder_class, encoder_revision, save_encoder
 from peterrec.encoders.settings import EncoderSettings
@@ -112,9 +113,9 @@ def run(
             write_results(
                 folder,
                 metrics,
-                title=f"User encoder {folder.path.name}",
+                title=f"User encoder: {folder.path.name}",
                 settings=resolved,
-                usage=usage(folder.path.name),
+                usage=usage(folder.path, prepared),
                 summary=prepared.summary,
             )
             tracker.artifact(
@@ -147,11 +148,12 @@ def build_encoder(settings: PretrainSettings, *, vocab_size: int, fingerprint: s
         return model(config)
 
 
-def usage(name: str) -> list[str]:
-    """Commands that use the encoder."""
+def usage(path: Path, prepared: PreparedLog) -> list[str]:
+    """Commands that use the encoder, as they can be pasted where it was made."""
+    encoder = shlex.quote(str(path))
     return [
-        f"peterrec finetune --task gender --encoder {name}",
-        f"peterrec encode --encoder {name} LOG --output vectors.parquet",
+        f"peterrec finetune --task gender --encoder {encoder}",
+        f"peterrec encode LOG {column_options(prepared)} --encoder {encoder} --output vectors.parquet",
         "# in Python\nimport peterrec\nfrom transformers import AutoModel\n"
-        f'encoder = AutoModel.from_pretrained("{name}")',
+        f'encoder = AutoModel.from_pretrained("{path}")',
     ]

@@ -96,7 +96,7 @@ class ClassificationProgram:
         return output.loss, len(step)
 
     def validate(self) -> dict[str, float]:
-        """All classification metrics on the validation users; the watched one is among them."""
+        """The watched metric, accuracy and log loss on the validation users."""
         device = next(self.model.parameters()).device
         part = self._validation
         if self.encoder_trains:
@@ -108,7 +108,8 @@ class ClassificationProgram:
             assert logits is not None
             probabilities = torch.softmax(logits.double(), dim=1).cpu().numpy()
         values = Classified(part.labels, probabilities).measure(np.ones((1, len(part))))
-        return {name: float(value[0]) for name, value in values.items() if np.isfinite(value[0])}
+        watched = dict.fromkeys((self.metric, "accuracy", "log_loss"))
+        return {name: float(values[name][0]) for name in watched if np.isfinite(values[name][0])}
 
     def _vectors(self, name: str, part: LabelledUsers, device: torch.device) -> Tensor:
         if name not in self._features:

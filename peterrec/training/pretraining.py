@@ -20,6 +20,8 @@ from peterrec.objectives.next_item import NextItemBatch, next_item_batch, next_i
 from peterrec.settings import Settings
 from peterrec.training.settings import TrainingSettings
 
+FEWEST_STEPS = 20  # an epoch; fewer would leave a small log's encoder untrained when patience ends
+
 
 class ObjectiveSettings(Settings):
     """What the encoder learns from sequences alone."""
@@ -33,7 +35,11 @@ class ObjectiveSettings(Settings):
 class PretrainingSettings(TrainingSettings):
     """Training settings of pretraining."""
 
-    positions: int = Field(6400, ge=1, description="Users × length of a batch, padding included.")
+    positions: int = Field(
+        6400,
+        ge=1,
+        description="Users × length of a batch at most, padding included; a small log is cut into 20 batches an epoch.",
+    )
     validation_users: int = Field(
         2000, ge=1, description="Users that each validation ranks, the same ones in every epoch."
     )
@@ -75,6 +81,8 @@ class NextItemProgram:
         self._objective = objective
         self._settings = settings
         users = np.random.default_rng((settings.seed, 3)).permutation(len(validation))
+        pairs = int(np.maximum(train.lengths - 1, 0).sum())
+        self._positions = max(min(settings.positions, pairs // FEWEST_STEPS), encoder.config.max_length)
         self._watched = np.sort(users[: settings.validation_users])
         if not self.steps(0):
             raise DataError("No training history has two events, so there is no next item to learn from.")
@@ -83,7 +91,7 @@ class NextItemProgram:
         """The batches of an epoch, a pure function of the seed and the epoch."""
         seed = self._settings.seed
         found = windows(self._train.lengths, max_length=self.model.config.max_length, seed=seed, epoch=epoch)
-        batches = plan(found.lengths - 1, positions=self._settings.positions, seed=seed, epoch=epoch)
+        batches = plan(found.lengths - 1, positions=self._positions, seed=seed, epoch=epoch)
         return [
             Step(epoch, number, found.row[batch], found.start[batch], found.stop[batch])
             for number, batch in enumerate(batches)

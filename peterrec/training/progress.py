@@ -29,6 +29,7 @@ class Progress:
     def begin(self, *, epochs: int, epochs_done: int = 0) -> None:
         """A training of at most `epochs` starts, or goes on."""
         if self.mode != "bars":
+            self.note(f"{self._title}:")
             return
         self._bars = Bars(
             TextColumn("{task.description}"),

@@ -111,6 +111,10 @@ class TrainingRun:
             state.stopped = "epochs"
         elif settings.patience and state.validations_since_best >= settings.patience:
             state.stopped = "patience"
+            self.progress.note(
+                f"Stopped after epoch {state.epoch}: no better {self.program.metric} in "
+                f"{state.validations_since_best} validations; the best was epoch {state.best_epoch}."
+            )
         state.epoch, state.done = state.epoch + 1, 0
         state.epoch_targets, state.epoch_seconds = 0, 0.0
         self.loss_sum.zero_()
@@ -163,7 +167,8 @@ class TrainingRun:
             state.best_metric, state.best_epoch, state.validations_since_best = value, state.epoch, 0
             self.best = snapshot(self.model)
             return True
-        state.validations_since_best += 1
+        if state.step > self.settings.warmup:  # before that it has hardly begun to learn
+            state.validations_since_best += 1
         return False
 
     def _clock(self, *, of_steps: bool) -> None:

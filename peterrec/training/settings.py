@@ -31,7 +31,9 @@ class TrainingSettings(Settings):
     )
     clip: float = Field(1.0, ge=0, description="Largest global norm of the gradient; 0 does not clip.")
     patience: int = Field(
-        5, ge=0, description="Stop after so many validations without a better one; 0 trains all epochs."
+        5,
+        ge=0,
+        description="Stop after so many validations after the warm-up without a better one; 0 trains all epochs.",
     )
     validate_every: int = Field(1, ge=1, description="Epochs between validations; the last epoch always has one.")
 

@@ -94,7 +94,7 @@ def time_rules(columns: LogColumns, clock: Clock) -> list[TimeRule]:
         ]
     per_second, unit = _PER_SECOND[clock.unit or "s"], _NAMES[clock.unit or "s"]
     fix = f"not in {unit}, as most are; write all times in one unit"
-    far = f"before 1973 or after 2099 in {unit}; mend it, or give the time unit if that is wrong"
+    far = f"before 1973 or after 2099 in {unit}; mend it, or give --time-unit if that is wrong"
     outside = f"NOT (ticks {_window(per_second)}) AND NOT ({clocks})"
     return [
         *rules,
@@ -111,7 +111,7 @@ def note_times(con: "DuckDBPyConnection", columns: LogColumns, *, clock: Clock, 
         findings.add("time_order", "note", fix)
         return
     first, last = _row(con, "SELECT min(time), max(time) FROM events")
-    ask = "" if clock.timestamps or columns.time_unit != "auto" else "; if that is wrong, give the time unit"
+    ask = "" if clock.timestamps or columns.time_unit != "auto" else "; if that is wrong, give --time-unit"
     if clock.unit == "order":
         fix = "small whole numbers, taken for an order and not for a clock"
         if first >= 19_700_101 and last <= 21_001_231:
