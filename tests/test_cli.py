@@ -97,8 +97,9 @@ def test_every_example_of_the_help_works_as_it_stands(run, world_log, tmp_path):
     columns = {name: [row[n] for row in log] for n, name in enumerate(("customer", "product", "at"))}
     pq.write_table(pa.table({**columns, "at": pa.array(map(int, columns["at"]), pa.int64())}), "clicks.parquet")
     write(tmp_path / "new.csv", "customer,product,at\n" + "".join(",".join(row) + "\n" for row in log[:3000]))
-    shutil.copy(world_log / "users.csv", "people.csv")
     names, *people = [line.split(",") for line in read(world_log / "users.csv")]
+    names[0] = "customer"
+    Path("people.csv").write_text("".join(",".join(row) + "\n" for row in [names, *people]))
     pq.write_table(pa.table({name: [row[n] for row in people] for n, name in enumerate(names)}), "people.parquet")
     short = {
         "pretrain": ["-s", "encoder.hidden_size=16", "-s", "encoder.dilations=[1,2]", "-s", "training.epochs=1"],

@@ -164,7 +164,7 @@ def test_an_interrupted_finetune_goes_on_and_ends_the_same(encoder_folder, tmp_p
         )
 
     whole = run(tmp_path / "whole")
-    per_epoch = 5  # 280 training users in batches of 64
+    per_epoch = 4  # 252 training users in batches of 64
     calls = interrupting(monkeypatch, after=3 * per_epoch + per_epoch + 2)  # the second seed's second epoch
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken")

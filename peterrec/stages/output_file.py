@@ -10,10 +10,10 @@ from peterrec.errors import SettingsError
 
 def refuse_existing(output: Path, *, overwrite: bool) -> None:
     """Raises SettingsError where `output` exists and may not be replaced, is a folder, or is not called .parquet."""
-    if output.suffix.lower() != ".parquet":
-        raise SettingsError(f"--output {output}: the file is Parquet; call it {output.with_suffix('.parquet')}.")
     if output.is_dir():
         raise SettingsError(f"--output {output} is a folder; name a file, such as {output / 'out.parquet'}.")
+    if output.suffix.lower() != ".parquet":
+        raise SettingsError(f"--output {output}: the file is Parquet; call it {output.with_suffix('.parquet')}.")
     if output.exists() and not overwrite:
         raise SettingsError(f"--output {output} exists; add --overwrite or choose another name.")
 

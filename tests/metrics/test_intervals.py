@@ -87,7 +87,10 @@ def test_replicates_are_the_means_over_seeds_of_the_metrics_of_repeated_rows():
         for name in METRICS:
             draws[name].append(np.mean([one[name] for one in measured]))
     for name in METRICS:
-        low, high = np.percentile(draws[name], [2.5, 97.5])
+        drawn = np.array(draws[name])
+        if name == "calibration_error":  # biased upwards by resampling, so centred on the figure
+            drawn = np.maximum(drawn - drawn.mean() + found[name]["value"], 0)
+        low, high = np.percentile(drawn, [2.5, 97.5])
         assert (found[name]["low"], found[name]["high"]) == pytest.approx((low, high)), name
         assert found[name]["value"] == pytest.approx(np.mean(found[name]["per_seed"]))
         assert len(found[name]["per_seed"]) == 2

@@ -36,7 +36,7 @@ LINE = "epoch   2  loss 0.5123  ndcg@10 0.2500  auc –  12,346 targets/s  1.3 s
 
 
 def test_a_log_file_gets_one_plain_line_an_epoch() -> None:
-    assert follow("auto", terminal=False) == ("lines", f"{LINE}\n[a note]\n")
+    assert follow("auto", terminal=False) == ("lines", f"training:\n{LINE}\n[a note]\n")
 
 
 def test_a_terminal_gets_bars_and_keeps_the_lines() -> None:
