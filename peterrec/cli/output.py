@@ -22,7 +22,23 @@ def show_results(metrics: dict[str, Any], output: Path) -> None:
 
     show_table(results_table(metrics, width=Console().width))
     typer.echo(verdict(metrics))
+    for line in gain_lines(metrics):
+        typer.echo(line)
     typer.echo(f"\nWritten to {output}: metrics.json, README.md, report.html")
+
+
+def gain_lines(metrics: dict[str, Any]) -> list[str]:
+    """The first model's paired gains in the main metric over controls and the other models, one a line."""
+    from peterrec.report import reading
+
+    found = [gain for gain in reading.gains(metrics) if gain.get("metric") == metrics.get("metric")]
+    roles = {result.get("name"): result.get("role") for result in metrics.get("results", [])}
+    return [
+        f"{gain['of']} over {gain['over']}: {reading.label_of(gain['metric'])} {reading.estimate(gain, signed=True)}, "
+        f"{reading.shows(gain)}"
+        for gain in found
+        if gain["of"] == found[0]["of"] and roles.get(gain["over"]) in ("model", "control")
+    ]
 
 
 def show_counts(counts: dict[str, Any]) -> None:

@@ -121,7 +121,9 @@ def run(
             "format_version": 1,
             "rows_read": log.report.rows_read,
             "rows_dropped": {reason: rows for reason, rows in dropped.items() if rows},
-            "bad_rows": {f"{p.rule} ({p.column})": p.count for p in _firsts(log.report, "bad_row")},
+            "bad_rows": {
+                f"{p.rule} ({p.column})" if p.column else p.rule: p.count for p in _firsts(log.report, "bad_row")
+            },
             **_sizes(log),
             "vocabulary": {"fingerprint": vocabulary.fingerprint, "items": vocabulary.num_items},
             **_described(chosen, log=log, cuts=cuts, figures=figures, notes=notes),
