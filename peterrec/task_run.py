@@ -7,12 +7,13 @@ import torch
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from peterrec.catalogue import AdapterRecipe, TaskRecipe
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.encoders.loading import encoder_revision, open_encoder
 from peterrec.errors import RefusedError, SettingsError
+from peterrec.model import TaskModel
 from peterrec.run_folder import read_run
 from peterrec.settings import Settings, validate
 from peterrec.transfer import build
@@ -36,22 +37,20 @@ class TaskFacts(Settings):
 class LoadedTask:
     """A task model in evaluation mode with the vocabulary and the facts that belong to it."""
 
-    model: nn.Module
+    model: TaskModel
     facts: TaskFacts
     vocabulary: Vocabulary
     encoder_folder: Path
 
 
-def save_task(model: nn.Module, *, folder: Path, facts: TaskFacts) -> None:
+def save_task(model: TaskModel, *, folder: Path, facts: TaskFacts) -> None:
     """Writes the weights that a task has of its own: adapter and head (peft's two files), head alone, or everything."""
     if facts.adapter.tuner == "patch":
         from peft import PeftModel
 
-        assert isinstance(model, PeftModel)
-        model.peft_config["default"].revision = facts.encoder_revision
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        assert isinstance(model.encoder, PeftModel)
+        model.encoder.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # the run writes a card with figures
-        return
     name = WHOLE if facts.adapter.tuner == "full" else ADAPTER
     save_file(_own(model, tuner=facts.adapter.tuner), folder / name, metadata={"format": "pt"})
 
@@ -96,22 +95,24 @@ def load_task(folder: Path, *, encoder: Path | None = None) -> LoadedTask:
     if tuner == "patch":
         from peft import set_peft_model_state_dict
 
-        set_peft_model_state_dict(model, tensors)  # type: ignore[arg-type]
-    else:
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(tensors[name])
+        set_peft_model_state_dict(model.encoder, tensors)  # type: ignore[arg-type]
+    state = model.state_dict()
+    with torch.no_grad():
+        for name in own.keys() & state.keys():
+            state[name].copy_(tensors[name])
     return LoadedTask(model=model.eval(), facts=facts, vocabulary=vocabulary, encoder_folder=found)
 
 
-def _own(model: nn.Module, *, tuner: str) -> dict[str, Tensor]:
+def _own(model: TaskModel, *, tuner: str) -> dict[str, Tensor]:
     """The tensors that belong to the task and not to the encoder, under the names of its file."""
     if tuner == "patch":
         from peft import get_peft_model_state_dict
 
-        return get_peft_model_state_dict(model, save_embedding_layers=False)  # type: ignore[no-any-return]
-    state = model.state_dict()
-    kept = state if tuner == "full" else {name: t for name, t in state.items() if name.startswith("head.")}
+        kept = get_peft_model_state_dict(model.encoder, save_embedding_layers=False)  # type: ignore[arg-type]
+        kept |= {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}
+    else:
+        state = model.state_dict()
+        kept = state if tuner == "full" else {name: t for name, t in state.items() if name.startswith("head.")}
     return {name: tensor.detach().contiguous() for name, tensor in kept.items()}
 
 

@@ -41,7 +41,7 @@ class Contestant:
 class Fitted:
     """A trained contestant: its model, test probabilities `(N, C)`, curves and cost (seconds of training)."""
 
-    model: nn.Module | None  # if asked for
+    model: TaskModel | None  # if asked for
     probabilities: NDArray[np.float64]
     history: list[dict[str, Any]]
     best_epoch: int | None
@@ -57,7 +57,7 @@ def build(
     task: TaskRecipe,
     num_classes: int,
     class_weights: torch.Tensor | None = None,
-) -> nn.Module:
+) -> TaskModel:
     """A task model on `encoder`, with the adapter's tuner inside and everything else frozen as the adapter says."""
     channels = encoder.config.hidden_size
     head = ClassificationHead(channels, num_classes, hidden=task.head.hidden, dropout=task.head.dropout)
@@ -77,10 +77,10 @@ def build(
     if count > blocks:
         raise SettingsError(f"adapter {adapter.name}: patch.blocks = {count}, but the encoder has {blocks} blocks.")
     patched = list(range(blocks - count, blocks))
-    modules = ["head"]
+    modules = []
     if recipe.train_norms:
         modules += [
-            f"encoder.blocks.{block}.{name}"
+            f"blocks.{block}.{name}"
             for block in patched
             for name, module in encoder.blocks[block].named_modules()
             if isinstance(module, nn.LayerNorm)
@@ -91,11 +91,12 @@ def build(
         activation=recipe.activation,
         dropout=recipe.dropout,
         layers_to_transform=patched,
-        modules_to_save=modules,
+        modules_to_save=modules or None,
         # only the readout `tcl` reads that row
         trainable_token_indices={"embed_tokens": [TCL]} if adapter.train_tcl and task.readout == "tcl" else None,
     )
-    return get_peft_model(model, config)  # type: ignore[arg-type]
+    model.encoder = get_peft_model(encoder, config)
+    return model
 
 
 def random_encoder(encoder: UserEncoder, *, seed: int) -> UserEncoder:

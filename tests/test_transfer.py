@@ -50,7 +50,7 @@ def encoder_weights(model) -> dict[str, torch.Tensor]:
             continue
         if ".modules_to_save." in name:
             continue
-        plain = name.split("encoder.", 1)[1]
+        plain = name.split("encoder.", 1)[1].removeprefix("base_model.model.")
         for part in (".base_layer", ".token_adapter", ".original_module"):
             plain = plain.replace(part, "")
         found[plain] = tensor
@@ -87,7 +87,9 @@ def test_blocks_and_norms_of_a_patch_recipe(encoder_folder):
     norms = recipe.model_copy(update={"patch": recipe.patch.model_copy(update={"train_norms": True, "blocks": 1})})
     model = build(encoder, adapter=norms, task=task("gender"), num_classes=2)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert {name.split(".modules_to_save")[0].split("encoder.")[1] for name in trained if ".norm." in name} == {
+    assert {
+        name.split(".modules_to_save")[0].split("base_model.model.")[1] for name in trained if ".norm." in name
+    } == {
         "blocks.0.unit1.norm",
         "blocks.0.unit2.norm",
     }

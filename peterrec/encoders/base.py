@@ -31,6 +31,7 @@ class UserEncoder(PreTrainedModel):
     config: Any
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
     embed_tokens: nn.Embedding
     embed_dropout: nn.Dropout
     blocks: nn.ModuleList
@@ -74,10 +75,12 @@ class UserEncoder(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        domain_ids: Tensor | None = None,
     ) -> UserEncoderOutput | tuple:
         """Encodes item rows `input_ids` `(B, L)`; PAD rows and positions where `attention_mask` is 0 are padding.
 
         With `inputs_embeds` `(B, L, D)` in place of `input_ids`, `attention_mask` says where the padding is.
+        `domain_ids` `(B,)` is handed to every layer, where a tuner may read it (-1: a domain that is not known).
         `output_attentions` is accepted because generic callers pass it; there are none to return.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -99,7 +102,7 @@ class UserEncoder(PreTrainedModel):
         hidden = self.embed_dropout(hidden) * mask
         states = [hidden]
         for block in self.blocks:
-            hidden = block(hidden, mask)
+            hidden = block(hidden, mask, domain_ids)
             if output_hidden_states:
                 states.append(hidden * mask)
         hidden = hidden * mask

@@ -2,11 +2,15 @@
 
 The shift of a dilated tap is then a contiguous slice for all users at once. Callers, tuners among them, see
 batch-first shapes only; subclasses of the stock layers let every `peft` method recognise them.
+
+`domain_ids` `(B,)` goes from the encoder down to each layer as an argument of its own. The layers here make no use of
+it: a tuner that wraps one does (hooks or contexts would break under activation checkpointing).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 class TimeMajorEmbedding(nn.Embedding):
@@ -19,14 +23,14 @@ class TimeMajorEmbedding(nn.Embedding):
 class TimeMajorLinear(nn.Linear):
     """Applies a linear map to the last axis of `(B, L, D)` without leaving time-major memory."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, domain_ids: Tensor | None = None) -> Tensor:
         return F.linear(input.transpose(0, 1), self.weight, self.bias).transpose(0, 1)
 
 
 class TimeMajorLayerNorm(nn.LayerNorm):
     """Normalises the last axis of `(B, L, D)` without leaving time-major memory."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, domain_ids: Tensor | None = None) -> Tensor:
         return super().forward(input.transpose(0, 1)).transpose(0, 1)
 
 
@@ -57,9 +61,9 @@ class DilatedConv(nn.Module):
         shifted = [padded[j * self.dilation : j * self.dilation + length] for j in range(self.kernel_size)]
         return torch.cat(shifted, dim=-1).transpose(0, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, domain_ids: Tensor | None = None) -> Tensor:
         """Maps `(B, L, D_in)` to `(B, L, D_out)`."""
-        return self.linear(self.taps(x))
+        return self.linear(self.taps(x), domain_ids=domain_ids)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, dilation={self.dilation}, causal={self.causal}"
@@ -74,9 +78,9 @@ class Unit(nn.Module):
         self.norm = TimeMajorLayerNorm(channels, eps=eps)
         self.activation = nn.ReLU()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, domain_ids: Tensor | None = None) -> Tensor:
         """Maps `(B, L, D)`, zero where there is padding, to `(B, L, D)`."""
-        return self.activation(self.norm(self.conv(x)))
+        return self.activation(self.norm(self.conv(x, domain_ids=domain_ids), domain_ids=domain_ids))
 
 
 class PreActivationUnit(nn.Module):
@@ -91,15 +95,15 @@ class PreActivationUnit(nn.Module):
         else:
             self.linear = layer
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, domain_ids: Tensor | None = None) -> Tensor:
         """Maps `(B, L, D_in)` to `(B, L, D_out)`; `mask` `(B, L, 1)` clears padding before a convolution."""
-        x = self.activation(self.norm(x))
+        x = self.activation(self.norm(x, domain_ids=domain_ids))
         if hasattr(self, "conv"):
-            return self.conv(x if mask is None else x * mask)
-        return self.linear(x)
+            return self.conv(x if mask is None else x * mask, domain_ids=domain_ids)
+        return self.linear(x, domain_ids=domain_ids)
 
 
-class PlainBlock(nn.Module):
+class PlainBlock(GradientCheckpointingLayer):
     """`x + ReLU(LN2(conv_2d(ReLU(LN1(conv_d(x))))))` (NextItNet, WSDM 2019, Fig. 3b)."""
 
     convolutions = 2  # taken from `dilations`
@@ -120,12 +124,13 @@ class PlainBlock(nn.Module):
         self.unit2 = Unit(channels, kernel_size=kernel_size, dilation=second, causal=causal, eps=eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, domain_ids: Tensor | None = None) -> Tensor:
         """Maps `(B, L, D)` to `(B, L, D)`; `mask` `(B, L, 1)` is 1 at items and 0 at padding."""
-        return x + self.dropout(self.unit2(self.unit1(x * mask) * mask))
+        inner = self.unit1(x * mask, domain_ids=domain_ids)
+        return x + self.dropout(self.unit2(inner * mask, domain_ids=domain_ids))
 
 
-class BottleneckBlock(nn.Module):
+class BottleneckBlock(GradientCheckpointingLayer):
     """Pre-activated 1×1 (D → D/2), dilated convolution, 1×1 (D/2 → D), plus the input (NextItNet, Fig. 3a)."""
 
     convolutions = 1  # taken from `dilations`
@@ -149,9 +154,10 @@ class BottleneckBlock(nn.Module):
         self.unit3 = PreActivationUnit(inner, TimeMajorLinear(inner, channels), eps=eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, domain_ids: Tensor | None = None) -> Tensor:
         """Maps `(B, L, D)` to `(B, L, D)`; `mask` `(B, L, 1)` is 1 at items and 0 at padding."""
-        return x + self.dropout(self.unit3(self.unit2(self.unit1(x), mask)))
+        inner = self.unit2(self.unit1(x, domain_ids=domain_ids), mask, domain_ids=domain_ids)
+        return x + self.dropout(self.unit3(inner, domain_ids=domain_ids))
 
 
 BLOCKS: dict[str, type[PlainBlock] | type[BottleneckBlock]] = {

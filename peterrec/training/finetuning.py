@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 from pydantic import Field
 from torch import Tensor
 
@@ -38,11 +36,6 @@ class LabelledUsers:
         return len(self.rows)
 
 
-def task_model(model: torch.nn.Module) -> TaskModel:
-    """The task model inside a peft model, or the model itself."""
-    return cast(TaskModel, model.get_base_model() if isinstance(model, PeftModel) else model)
-
-
 class ClassificationProgram:
     """Cross-entropy on labelled users, watched by one metric on the validation users.
 
@@ -51,7 +44,7 @@ class ClassificationProgram:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: TaskModel,
         *,
         histories: Sequences,
         train: LabelledUsers,
@@ -73,7 +66,7 @@ class ClassificationProgram:
                 f"All {len(validation)} validation users are of one class, so {metric} says nothing of when to stop; "
                 "label more users, or split with stratified = true."
             )
-        self.encoder_trains = any(p.requires_grad for p in task_model(model).encoder.parameters())
+        self.encoder_trains = any(p.requires_grad for p in model.encoder.parameters())
 
     def steps(self, epoch: int) -> Sequence[NDArray[np.integer]]:
         """The batches of an epoch, as places in the training users."""
@@ -86,9 +79,9 @@ class ClassificationProgram:
         if not self.encoder_trains:
             vectors = self._vectors("train", self._train, device)
             chosen = vectors.index_select(0, torch.from_numpy(step).to(device))
-            output = task_model(self.model).classify(chosen, labels)
+            output = self.model.classify(chosen, labels)
         else:
-            readout = task_model(self.model).readout
+            readout = self.model.readout
             rows = self._train.rows[step]
             ids = last_events(self._histories, rows, max_length=self._max_length, readout=readout)
             output = self.model(torch.from_numpy(ids).to(device, non_blocking=True), labels=labels)
@@ -104,7 +97,7 @@ class ClassificationProgram:
                 self.model, self._histories, rows=part.rows, max_length=self._max_length, device=device
             )
         else:
-            logits = task_model(self.model).classify(self._vectors("validation", part, device)).logits
+            logits = self.model.classify(self._vectors("validation", part, device)).logits
             assert logits is not None
             probabilities = torch.softmax(logits.double(), dim=1).cpu().numpy()
         values = Classified(part.labels, probabilities).measure(np.ones((1, len(part))))
@@ -113,7 +106,7 @@ class ClassificationProgram:
 
     def _vectors(self, name: str, part: LabelledUsers, device: torch.device) -> Tensor:
         if name not in self._features:
-            model = task_model(self.model)
+            model = self.model
             self._features[name] = encode(
                 model.user_vectors,
                 self._histories,
@@ -126,7 +119,7 @@ class ClassificationProgram:
 
 
 def predict(
-    model: torch.nn.Module,
+    model: TaskModel,
     histories: Sequences,
     *,
     rows: NDArray[np.int64] | None = None,
@@ -146,7 +139,7 @@ def predict(
             histories,
             rows=rows,
             max_length=max_length,
-            readout=task_model(model).readout,
+            readout=model.readout,
             device=device,
         )
     finally:

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from peft import PeftConfig
-
+from peterrec.tuners.config import TunerConfig
 from peterrec.tuners.registration import peft_type
 
 NAME = "peterrec_patch"
@@ -13,29 +12,17 @@ PLACEMENTS = {"serial_conv": "conv"}
 
 
 @dataclass
-class PatchConfig(PeftConfig):
+class PatchConfig(TunerConfig):
     """A bottleneck patch on a frozen encoder: `y + Up(activation(Down(y)))`, exactly the identity at the start.
 
     placement: `serial_conv`, after each dilated convolution and before its norm (PeterRec, Fig. 3b).
-    bottleneck: inner width. dropout: on the inner activation. modules_to_save: modules trained beside the patch and
-    saved with it, such as a head. trainable_token_indices: rows of the item table trained and saved with it, such as
-    the TCL row. layers_to_transform: which blocks, all of them by default.
+    bottleneck: inner width. dropout: on the inner activation.
     """
 
     placement: str = field(default="serial_conv", metadata={"help": "Where the patch goes."})
     bottleneck: int = field(default=8, metadata={"help": "Inner width of the patch."})
     activation: str = field(default="relu", metadata={"help": "Non-linearity inside the patch: relu or gelu."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout on the inner activation."})
-    target_modules: list[str] | set[str] | str | None = field(
-        default=None, metadata={"help": "Modules to wrap; follows from the placement."}
-    )
-    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Modules to leave alone."})
-    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained and saved beside."})
-    trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
-        default=None, metadata={"help": "Rows of the item table trained and saved beside."}
-    )
-    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Indices of the blocks."})
-    layers_pattern: list[str] | str | None = field(default="blocks", metadata={"help": "Name of the block list."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,5 +37,3 @@ class PatchConfig(PeftConfig):
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}.")
         if self.target_modules is None:
             self.target_modules = {PLACEMENTS[self.placement]}
-        elif isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)

@@ -1,14 +1,14 @@
 """A dilated convolution with patches behind it."""
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from peterrec.encoders.dilated import DilatedConv, TimeMajorLinear
+from peterrec.tuners.layer import TunerLayer
 from peterrec.tuners.patch.config import PatchConfig
 
 
-class PatchLayer(nn.Module, BaseTunerLayer):
+class PatchLayer(TunerLayer):
     """Wraps a convolution: `y = conv(x)`, then `y + Up(activation(Down(y)))` for each active patch in turn.
 
     `Up` starts at zero, so that the patched encoder equals the frozen one exactly at step 0.
@@ -18,19 +18,15 @@ class PatchLayer(nn.Module, BaseTunerLayer):
     other_param_names = ("activation", "dropout")
 
     def __init__(self, base_layer: DilatedConv, adapter_name: str, config: PatchConfig):
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer, adapter_name)
         self.channels = base_layer.linear.out_features
         self.peterrec_patch_down = nn.ModuleDict()
         self.peterrec_patch_up = nn.ModuleDict()
         self.activation: dict[str, str] = {}
         self.dropout: dict[str, float] = {}
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
-        self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
 
-    def update_layer(self, adapter_name: str, config: PatchConfig) -> None:
+    def update_layer(self, adapter_name: str, config: PatchConfig) -> None:  # type: ignore[override]
         """Adds, or starts afresh, the patch `adapter_name`."""
         down = TimeMajorLinear(self.channels, config.bottleneck)
         up = TimeMajorLinear(config.bottleneck, self.channels)
@@ -41,7 +37,8 @@ class PatchLayer(nn.Module, BaseTunerLayer):
         self.peterrec_patch_up[adapter_name] = up
         self.activation[adapter_name] = config.activation
         self.dropout[adapter_name] = config.dropout
-        self._move_adapter_to_device_of_base_layer(adapter_name, device=self.base_layer.linear.weight.device)
+        device = next(self.base_layer.parameters()).device
+        self._move_adapter_to_device_of_base_layer(adapter_name, device=device)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -55,21 +52,13 @@ class PatchLayer(nn.Module, BaseTunerLayer):
         """Refused, since nothing can have been merged."""
         raise ValueError("A patch is never merged, so there is nothing to unmerge.")
 
-    def patch(self, y: Tensor, adapter_name: str) -> Tensor:
-        """What the patch `adapter_name` adds to the convolution's output `(B, L, D)`."""
+    def holds(self, adapter_name: str) -> bool:
+        return adapter_name in self.peterrec_patch_down
+
+    def adapt(self, adapter_name: str, x: Tensor, y: Tensor, domain_ids: Tensor | None) -> Tensor:
         down, up = self.peterrec_patch_down[adapter_name], self.peterrec_patch_up[adapter_name]
         assert isinstance(down, TimeMajorLinear)
         inner = down(y.to(down.weight.dtype))
         inner = torch.relu(inner) if self.activation[adapter_name] == "relu" else nn.functional.gelu(inner)
         inner = nn.functional.dropout(inner, self.dropout[adapter_name], self.training)
-        return up(inner).to(y.dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps `(B, L, D)` to `(B, L, D)`."""
-        y = self.base_layer(x)
-        if self.disable_adapters:
-            return y
-        for name in self.active_adapters:
-            if name in self.peterrec_patch_down:
-                y = y + self.patch(y, name)
-        return y
+        return y + up(inner).to(y.dtype)
