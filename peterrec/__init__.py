@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from peterrec.model import TaskModel as TaskModel
     from peterrec.task_run import load_task as load_task
     from peterrec.tuners import PatchConfig as PatchConfig
+    from peterrec.tuners import StarConfig as StarConfig
 
 _HOMES = {
     "NextItNet": "peterrec.encoders",
@@ -34,6 +35,7 @@ _HOMES = {
     "PatchConfig": "peterrec.tuners",
     "PeterrecError": "peterrec.errors",
     "PreparedLog": "peterrec.data.prepared",
+    "StarConfig": "peterrec.tuners",
     "TaskModel": "peterrec.model",
     "Vocabulary": "peterrec.data.vocabulary",
     "World": "peterrec.data.synthetic",

@@ -5,85 +5,17 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from peterrec.adapter_recipe import TUNERS as TUNERS
+from peterrec.adapter_recipe import AdapterRecipe, Readout
 from peterrec.errors import SettingsError, did_you_mean
+from peterrec.peft_methods import PEFT_METHODS as PEFT_METHODS
 from peterrec.settings import Settings, read_toml, validate
 
 KINDS = {"adapters": "adapter", "tasks": "task"}
-TUNERS = {
-    "none": "the frozen encoder, a trained head",
-    "patch": "small bottlenecks inside the frozen encoder (PeterRec)",
-    "full": "every weight of the encoder",
-}
 Watched = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]  # the larger, the better
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-DEFAULT_REDUCTION = 8  # the ratio that PeterRec's parameter counts point to
 Recipe = TypeVar("Recipe", bound=Settings)
-
-
-class PatchRecipe(Settings):
-    """Where the model patches of PeterRec (Fig. 3) stand and how large they are."""
-
-    placement: Literal["serial_conv"] = Field(
-        default="serial_conv", description="after each dilated convolution, before its norm (Fig. 3b)"
-    )
-    bottleneck: int | None = Field(default=None, ge=1, description="channels d of the bottleneck; or give `reduction`")
-    reduction: int | None = Field(
-        default=None, ge=1, description="the bottleneck has D / reduction channels (8 if neither is given)"
-    )
-    activation: Literal["relu", "gelu"] = Field(default="relu", description="between the two projections")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="inside the bottleneck")
-    train_norms: bool = Field(default=False, description="train the norms of the patched blocks as well")
-    blocks: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
-        default="all", description="which residual blocks get patches: all, or the top k"
-    )
-
-    @model_validator(mode="after")
-    def _one_size(self) -> "PatchRecipe":
-        if self.bottleneck is not None and self.reduction is not None:
-            raise ValueError("give either bottleneck (channels) or reduction (D / reduction channels), not both")
-        return self
-
-    def width(self, hidden_size: int) -> int:
-        """Channels of the bottleneck for `hidden_size` channels; SettingsError where none would be left."""
-        if self.bottleneck is not None:
-            return self.bottleneck
-        reduction = DEFAULT_REDUCTION if self.reduction is None else self.reduction
-        if reduction > hidden_size:
-            raise SettingsError(
-                f"patch.reduction = {reduction}: leaves no channel of the encoder's {hidden_size}; "
-                "set patch.bottleneck or a smaller patch.reduction."
-            )
-        return hidden_size // reduction
-
-
-class AdapterRecipe(Settings):
-    """Which weights a task may change, and how."""
-
-    name: str
-    tuner: str = Field(description="none (head only), patch, or full")
-    patch: PatchRecipe | None = Field(default=None, description="for the tuner patch")
-    train_tcl: bool = Field(
-        default=False, description="train the vocabulary row of the TCL token, which the readout tcl reads"
-    )
-    learning_rate: float | None = Field(default=None, gt=0, description="instead of the task's learning rate")
-
-    @field_validator("tuner")
-    @classmethod
-    def _known_tuner(cls, tuner: str) -> str:
-        if tuner not in TUNERS:
-            raise ValueError(f"unknown tuner. {did_you_mean(tuner, TUNERS)}")
-        return tuner
-
-    @model_validator(mode="after")
-    def _fits_tuner(self) -> "AdapterRecipe":
-        if (self.patch is not None) != (self.tuner == "patch"):
-            raise ValueError("a [patch] table belongs to tuner = 'patch', which needs it, and to no other tuner")
-        if self.tuner == "full" and not self.train_tcl:
-            raise ValueError("tuner = 'full' trains every row, TCL included: set train_tcl = true")
-        if self.tuner == "none" and self.train_tcl:
-            raise ValueError("tuner = 'none' trains the head alone: set train_tcl = false, or take tuner = 'patch'")
-        return self
 
 
 class HeadRecipe(Settings):
@@ -126,9 +58,7 @@ class TaskRecipe(Settings):
         min_length=2,
         description="the classes in order; otherwise those found in the data, sorted",
     )
-    readout: Literal["mean", "last", "tcl"] = Field(
-        default="mean", description="how hidden states become a user vector"
-    )
+    readout: Readout = Field(default="mean", description="how hidden states become a user vector")
     adapter: str = Field(
         default="serial", min_length=1, description="adapter when none is asked for: a name or a .toml"
     )

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from peterrec.data.batches import pad, plan, tails
 from peterrec.data.sequences import Sequences
-from peterrec.data.vocabulary import PAD, TCL
+from peterrec.data.vocabulary import TCL
 from peterrec.encoders.base import UserEncoder
-from peterrec.encoders.readout import read_out
+from peterrec.encoders.readout import read_users, valid_positions
 from peterrec.errors import SettingsError
 from peterrec.metrics.ranking import Histories, Ranks, rank_targets
 
@@ -76,19 +76,24 @@ def user_vectors(
     device: torch.device,
     advance: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """User vectors `(N, D)`, float32 on the CPU. A user without events gets zeros (the TCL state for `tcl`)."""
+    """User vectors `(N, D)`, float32 on the CPU. A user without events gets zeros (the TCL state for `tcl`).
+
+    With a readout of the last position a causal encoder computes only what that position depends on.
+    """
     was_training = encoder.training
     encoder.eval()
 
     def vectors(input_ids: Tensor) -> Tensor:
-        return read_out(encoder(input_ids).last_hidden_state, input_ids.ne(PAD), readout).float()
+        return read_users(
+            encoder, input_ids, valid_positions(input_ids), readout=readout, reach=encoder.reach(readout)
+        ).float()
 
     try:
         found = encode(
             vectors,
             sequences,
             rows=rows,
-            max_length=max_length,
+            max_length=encoder.events_read(max_length, readout=readout),
             readout=readout,
             device=device,
             advance=advance,

@@ -2,23 +2,27 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from peterrec.adaptation import build
+from peterrec.adapter_file import HEAD, adapter_weights, remember, save_adapter
+from peterrec.adapter_weights import WEIGHTS, Pairing, check_pairing, fill, read_weights, write_weights
+from peterrec.atomic import atomic_file
 from peterrec.catalogue import AdapterRecipe, TaskRecipe
 from peterrec.data.vocabulary import Vocabulary
+from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.loading import encoder_revision, open_encoder
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.model import TaskModel
 from peterrec.run_folder import read_run
 from peterrec.settings import Settings, validate
-from peterrec.transfer import build
 
-ADAPTER = "adapter_model.safetensors"
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 WHOLE = "model.safetensors"
 
 
@@ -32,6 +36,11 @@ class TaskFacts(Settings):
     encoder_revision: str
     vocabulary_fingerprint: str
 
+    @property
+    def pairing(self) -> Pairing:
+        """Which encoder the task was trained on."""
+        return Pairing(self.encoder_revision, self.vocabulary_fingerprint)
+
 
 @dataclass(frozen=True)
 class LoadedTask:
@@ -43,16 +52,24 @@ class LoadedTask:
     encoder_folder: Path
 
 
-def save_task(model: TaskModel, *, folder: Path, facts: TaskFacts) -> None:
-    """Writes the weights that a task has of its own: adapter and head (peft's two files), head alone, or everything."""
-    if facts.adapter.tuner == "patch":
-        from peft import PeftModel
+def save_task(model: TaskModel, *, folder: Path, facts: TaskFacts, base_model: str = "") -> None:
+    """Writes the weights that a task has of its own: adapter and head (peft's two files), head alone, or everything.
 
-        assert isinstance(model.encoder, PeftModel)
-        model.encoder.save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # the run writes a card with figures
-    name = WHOLE if facts.adapter.tuner == "full" else ADAPTER
-    save_file(_own(model, tuner=facts.adapter.tuner), folder / name, metadata={"format": "pt"})
+    `base_model`: where peft's Auto classes will look for the encoder, as `save_adapter` says.
+    """
+    wrapped = _wrapped(model)
+    if wrapped is not None:
+        save_adapter(
+            wrapped,
+            folder,
+            encoder_revision=facts.encoder_revision,
+            vocabulary_fingerprint=facts.vocabulary_fingerprint,
+            head=model.head,
+            base_model=base_model,
+        )
+        return
+    with atomic_file(folder / _file(facts)) as path:
+        write_weights(_own(model, facts), path, pairing=facts.pairing)
 
 
 def load_task(folder: Path, *, encoder: Path | None = None) -> LoadedTask:
@@ -72,56 +89,36 @@ def load_task(folder: Path, *, encoder: Path | None = None) -> LoadedTask:
             f"(weights {facts.encoder_revision}, vocabulary {facts.vocabulary_fingerprint[:16]})."
         )
     loaded, vocabulary = open_encoder(found)
-    if vocabulary.fingerprint != facts.vocabulary_fingerprint:
+    given = Pairing(encoder_revision(found), vocabulary.fingerprint)
+    path = folder / _file(facts)
+    check_pairing(path, facts.pairing, given, encoder=str(found))
+    tensors, wanted = read_weights(path)
+    if wanted is not None and wanted != facts.pairing:
         raise RefusedError(
-            f"{folder} was trained on the item vocabulary {facts.vocabulary_fingerprint[:16]}, but {found} has "
-            f"{vocabulary.fingerprint[:16]}. Give the encoder that it was trained with."
-        )
-    revision = encoder_revision(found)
-    if revision != facts.encoder_revision:
-        raise RefusedError(
-            f"{folder} is an adapter for the encoder weights {facts.encoder_revision}, but {found} holds {revision}. "
-            "Give the encoder that it was trained with."
+            f"{path} was trained on {wanted}, but run.json beside it names {facts.pairing}: the file is of another "
+            "run. Put the right one back, or fine-tune again."
         )
     model = build(loaded, adapter=facts.adapter, task=facts.task, num_classes=len(facts.classes))
-    tuner = facts.adapter.tuner
-    path = folder / (WHOLE if tuner == "full" else ADAPTER)
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RefusedError(f"{path} cannot be read ({error}); the adapter is damaged or incomplete.") from None
-    own = _own(model, tuner=tuner)
-    _check(path, tensors, own)
-    if tuner == "patch":
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(model.encoder, tensors)  # type: ignore[arg-type]
-    state = model.state_dict()
-    with torch.no_grad():
-        for name in own.keys() & state.keys():
-            state[name].copy_(tensors[name])
+    fill(_own(model, facts), tensors, path=path)
+    wrapped = _wrapped(model)
+    if wrapped is not None:
+        remember(wrapped, given)
     return LoadedTask(model=model.eval(), facts=facts, vocabulary=vocabulary, encoder_folder=found)
 
 
-def _own(model: TaskModel, *, tuner: str) -> dict[str, Tensor]:
-    """The tensors that belong to the task and not to the encoder, under the names of its file."""
-    if tuner == "patch":
-        from peft import get_peft_model_state_dict
-
-        kept = get_peft_model_state_dict(model.encoder, save_embedding_layers=False)  # type: ignore[arg-type]
-        kept |= {f"head.{name}": tensor for name, tensor in model.head.state_dict().items()}
-    else:
-        state = model.state_dict()
-        kept = state if tuner == "full" else {name: t for name, t in state.items() if name.startswith("head.")}
-    return {name: tensor.detach().contiguous() for name, tensor in kept.items()}
+def _wrapped(model: TaskModel) -> "PeftModel | None":
+    return None if isinstance(model.encoder, UserEncoder) else model.encoder
 
 
-def _check(path: Path, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    odd = sorted(set(tensors) ^ set(own))
-    if odd:
-        raise RefusedError(f"{path} does not hold the weights that its run.json describes: {odd[0]}, ….")
-    for name, tensor in own.items():
-        if tensors[name].shape != tensor.shape:
-            raise RefusedError(f"{path}: {name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}.")
-        if not tensors[name].isfinite().all():
-            raise RefusedError(f"{path}: {name} holds numbers that are not finite; the adapter is damaged.")
+def _file(facts: TaskFacts) -> str:
+    return WHOLE if facts.adapter.tuner == "full" else WEIGHTS
+
+
+def _own(model: TaskModel, facts: TaskFacts) -> dict[str, Tensor]:
+    """The tensors that belong to the task and not to the encoder, under the names of its file and in its memory."""
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    if facts.adapter.tuner == "full":
+        return state
+    wrapped = _wrapped(model)
+    adapter = {} if wrapped is None else adapter_weights(wrapped)
+    return adapter | {name: tensor for name, tensor in state.items() if name.startswith(HEAD)}

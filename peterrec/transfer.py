@@ -11,19 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
+from peterrec.adaptation import build
 from peterrec.catalogue import AdapterRecipe, TaskRecipe
 from peterrec.data.attribute import Attribute, Split
 from peterrec.data.sequences import Sequences
-from peterrec.data.vocabulary import TCL
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.loading import load_encoder
-from peterrec.errors import SettingsError
-from peterrec.heads.classification import ClassificationHead
 from peterrec.model import TaskModel
 from peterrec.training.finetuning import ClassificationProgram, FinetuningSettings, LabelledUsers, predict
 from peterrec.training.loop import train
+from peterrec.training.memory import PeakMemory
 from peterrec.training.progress import Progress
 from peterrec.training.tracking import Tracker
 
@@ -39,64 +37,18 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained contestant: its model, test probabilities `(N, C)`, curves and cost (seconds of training)."""
+    """A trained contestant: its model, test probabilities `(N, C)`, curves and what it cost."""
 
     model: TaskModel | None  # if asked for
     probabilities: NDArray[np.float64]
     history: list[dict[str, Any]]
     best_epoch: int | None
+    validation: float | None  # the watched figure at the best epoch; None where it was never finite
     trained_parameters: int
     parameters: int
-    seconds: float
-
-
-def build(
-    encoder: UserEncoder,
-    *,
-    adapter: AdapterRecipe,
-    task: TaskRecipe,
-    num_classes: int,
-    class_weights: torch.Tensor | None = None,
-) -> TaskModel:
-    """A task model on `encoder`, with the adapter's tuner inside and everything else frozen as the adapter says."""
-    channels = encoder.config.hidden_size
-    head = ClassificationHead(channels, num_classes, hidden=task.head.hidden, dropout=task.head.dropout)
-    model = TaskModel(encoder, head, readout=task.readout, class_weights=class_weights)
-    if adapter.tuner == "full":
-        return model
-    model.freeze_encoder()
-    if adapter.patch is None:
-        return model
-    from peft import get_peft_model
-
-    from peterrec.tuners import PatchConfig
-
-    recipe = adapter.patch
-    blocks = len(encoder.blocks)
-    count = blocks if recipe.blocks == "all" else recipe.blocks
-    if count > blocks:
-        raise SettingsError(f"adapter {adapter.name}: patch.blocks = {count}, but the encoder has {blocks} blocks.")
-    patched = list(range(blocks - count, blocks))
-    modules = []
-    if recipe.train_norms:
-        modules += [
-            f"blocks.{block}.{name}"
-            for block in patched
-            for name, module in encoder.blocks[block].named_modules()
-            if isinstance(module, nn.LayerNorm)
-        ]
-    config = PatchConfig(
-        placement=recipe.placement,
-        bottleneck=recipe.width(channels),
-        activation=recipe.activation,
-        dropout=recipe.dropout,
-        layers_to_transform=patched,
-        modules_to_save=modules or None,
-        # only the readout `tcl` reads that row
-        trainable_token_indices={"embed_tokens": [TCL]} if adapter.train_tcl and task.readout == "tcl" else None,
-    )
-    model.encoder = get_peft_model(encoder, config)
-    return model
+    seconds: float  # of training
+    peak_memory_bytes: int | None  # while training, in this process; None where the system does not tell it
+    adapter_bytes: int | None = None  # of the file with the weights, where it was measured
 
 
 def random_encoder(encoder: UserEncoder, *, seed: int) -> UserEncoder:
@@ -125,6 +77,7 @@ def fit(
 
     `settings.seed` draws the head, the random encoder and the batches. Early stopping looks at the validation users.
     """
+    memory = PeakMemory()
     encoder = load_encoder(encoder_folder)
     if not contestant.pretrained:
         encoder = random_encoder(encoder, seed=settings.seed)
@@ -146,6 +99,7 @@ def fit(
         metric=task.metric,
         max_length=task.max_length,
         settings=settings,
+        note=progress.note,
     )
     result = train(
         program,
@@ -156,6 +110,7 @@ def fit(
         progress=progress,
     )
     device = next(model.parameters()).device
+    peak = memory.read(device)
     probabilities = predict(
         model, histories, rows=attribute.rows[split.test], max_length=task.max_length, device=device
     )
@@ -165,9 +120,11 @@ def fit(
         probabilities=probabilities,
         history=result.history,
         best_epoch=result.best_epoch,
+        validation=result.best_metric,
         trained_parameters=trained,
         parameters=sum(p.numel() for p in model.parameters()),
         seconds=result.seconds,
+        peak_memory_bytes=peak,
     )
 
 

@@ -50,7 +50,10 @@ def main() -> None:
     say(f"4. Gender from {LABELS} labels: one serial patch adapter on the frozen encoder …")
     step(f"finetune --task gender --adapter serial --encoder {encoder} --labels {LABELS} --output {FOLDER}/gender")
     say("5. … and beside everything that a user might do instead:")
-    step(f"compare --task gender --encoder {encoder} --labels {LABELS} --output {FOLDER}/compare")
+    step(
+        f"compare --task gender --encoder {encoder} --labels {LABELS} --learning-rates recipe "
+        f"--output {FOLDER}/compare"
+    )
     say("6. The negative control: the same behaviour, attributes that have nothing to do with it. Nothing is gained:")
     other = " ".join(str(path) for path in write_world(FOLDER / "raw-control", settings=unrelated))
     step(
@@ -59,7 +62,7 @@ def main() -> None:
     )
     step(
         f"compare --task gender --encoder {encoder} --data {control} --labels {LABELS} --adapters serial "
-        f"--controls random --output {FOLDER}/compare-control"
+        f"--controls random --learning-rates recipe --output {FOLDER}/compare-control"
     )
     minutes = (time.perf_counter() - started) / 60
     say(f"Done in {minutes:.1f} minutes. Open {FOLDER}/compare/report.html; `peterrec list runs --folder {FOLDER}`.")

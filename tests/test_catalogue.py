@@ -8,11 +8,15 @@ import pytest
 from peterrec import catalogue
 from peterrec.catalogue import AdapterRecipe, TaskRecipe
 from peterrec.errors import SettingsError
+from peterrec.peft_methods import PEFT_METHODS, places
 from peterrec.settings import dump, load_settings, settings_table, to_toml, validate
 from peterrec.training.settings import TrainingSettings
 
 READ = {"adapters": catalogue.adapter, "tasks": catalogue.task}
 RECIPES = [(kind, name) for kind in catalogue.KINDS for name in catalogue.names(kind)]
+
+
+PEFT = 'tuner = "peft"\n[peft]\nmethod = "{}"\nwhere = "{}"\n'
 
 
 def write(folder: Path, text: str, name: str = "mine.toml") -> Path:
@@ -49,6 +53,13 @@ def test_readme_has_every_key_with_its_default(kind: str) -> None:
             assert f"`{setting.key}`" in text, setting.key
 
 
+def test_readme_has_every_method_of_peft_with_its_places_and_options() -> None:
+    text = (catalogue.catalogue("adapters") / "README.md").read_text()
+    for method, options in PEFT_METHODS.items():
+        names = ", ".join(f"`{option}`" for option in options) or "none"
+        assert f"| `{method}` | {', '.join(places(method))} | {names} |" in text
+
+
 @pytest.mark.parametrize("name", catalogue.names("tasks"))
 def test_training_tables_are_training_settings(name: str) -> None:
     recipe = catalogue.task(name)
@@ -72,6 +83,15 @@ def test_facts_of_the_adapters() -> None:
     assert serial.patch.placement == "serial_conv"
     assert serial.patch.width(256) == 32
     assert catalogue.adapter("full").tuner == "full"
+    published = catalogue.adapter("parallel_published").patch
+    assert published is not None
+    assert (published.shortcut, published.activation, published.width(256)) == (True, "gelu", 64)
+    parallel = catalogue.adapter("parallel").patch
+    assert parallel is not None
+    assert not parallel.shortcut
+    for name, tuner in {"serial": "patch", "star": "star", "lora": "peft", "last_1": "peft", "tcl": "peft"}.items():
+        assert catalogue.adapter(name).tuner == tuner
+    assert catalogue.adapter("tcl").readout == "tcl"
 
 
 @pytest.mark.parametrize(
@@ -100,6 +120,31 @@ def test_patch_wider_than_the_encoder(tmp_path: Path) -> None:
         ('tuner = "patch"\n[patch]\nbottelneck = 4', "unknown setting 'patch.bottelneck'"),
         ('tuner = "patch"\n[patch]\nbottelneck = 4', "Did you mean 'patch.bottleneck'"),
         ('tuner = "patch"\n[patch]\nplacement = "beside"', "patch.placement = \"beside\": expected 'serial"),
+        ('tuner = "patch"\n[patch]\nshortcut = true', "patch: shortcut = true belongs to a parallel placement"),
+        ('tuner = "star"', "a [star] table belongs to"),
+        ('tuner = "peft"\n[star]\n', "a [star] table belongs to"),
+        ('tuner = "peft"', "a [peft] table belongs to"),
+        ('tuner = "star"\n[star]\nform = "thin"', "star.form = \"thin\": expected 'full'"),
+        ('tuner = "star"\n[star]\nrank = 2', "star: rank belongs to form = 'low_rank', and form is 'per_channel'"),
+        ('tuner = "star"\n[star]\ndomains = 0', "star.domains = 0: expected int >= 1"),
+        (PEFT.format("lorra", "convolutions"), "peft.method = \"lorra\": unknown method. Did you mean 'lora'"),
+        (PEFT.format("lora", "conv"), "peft.where = \"conv\": expected 'convolutions' or 'norms'"),
+        (PEFT.format("lora", "norms"), "peft: where = 'norms': the method lora can stand on convolutions, items"),
+        (PEFT.format("lora", "items") + "blocks = 1", "peft: blocks: where = 'items' is the item table"),
+        (PEFT.format("lora", "convolutions") + "options = { R = 4 }", "unknown option 'R' of the method lora. Did"),
+        (PEFT.format("lora", "convolutions") + "options = { rank = 4 }", "Known: init_lora_weights, lora_alpha,"),
+        (PEFT.format("lora", "convolutions") + "options = { r = 0 }", "peft: options.r = 0: input should be greater"),
+        (PEFT.format("lora", "convolutions") + "options = { r = 2.5 }", "peft: options.r = 2.5: input should be a"),
+        (PEFT.format("lora", "convolutions") + "options = { use_dora = 1 }", "peft: options.use_dora = 1: input"),
+        (PEFT.format("lora", "convolutions") + 'options = { init_lora_weights = "pissa" }', "'gaussian' or '"),
+        (PEFT.format("lora", "convolutions") + 'options = { modules_to_save = "x" }', "option 'modules_to_save'"),
+        (PEFT.format("lora", "convolutions") + "options = { rank_pattern = { a = 1 } }", "peft.options.rank_pattern"),
+        (PEFT.format("hra", "convolutions") + "options = { r = 3 }", "r = 3: input should be a multiple of 2"),
+        (PEFT.format("ia3", "convolutions") + "options = { r = 3 }", "ia3 has no options in a recipe"),
+        ("train_tcl = true\n" + PEFT.format("ia3", "convolutions"), "the method ia3 cannot hold the TCL row"),
+        ("train_tcl = true\n" + PEFT.format("lora", "items"), "LoRA on the items changes the TCL row already"),
+        (PEFT.format("trainable_tokens", "items"), "trainable_tokens trains the TCL row: set train_tcl = true"),
+        ('tuner = "none"\nreadout = "first"', "readout = \"first\": expected 'mean' or 'last' or 'tcl' or none"),
         ('tuner = "patch"\n[patch]\nblocks = "top"', "patch.blocks = \"top\": expected 'all' or int >= 1"),
         ('tuner = "patch"\n[patch]\ndropout = 1.0', "patch.dropout = 1.0: expected float >= 0 and < 1"),
         ('tuner = "full"', "set train_tcl = true"),
@@ -155,7 +200,7 @@ def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert catalogue.task("gender").column == "gender", "the catalogue is found from any folder"
     assert catalogue.adapter(write(tmp_path, 'tuner = "none"', "own.toml").name).name == "own"
     for wrong in ("../adapters/serial", "Serial", ""):
-        with pytest.raises(SettingsError, match=r"unknown adapter .* Known: full, none, serial"):
+        with pytest.raises(SettingsError, match=r"unknown adapter .* Known: biases, .*, none, .* serial, "):
             catalogue.find("adapters", wrong)
     with pytest.raises(SettingsError, match=r"absent\.toml: there is no such task file"):
         catalogue.find("tasks", "absent.toml")

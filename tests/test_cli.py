@@ -104,7 +104,7 @@ def test_every_example_of_the_help_works_as_it_stands(run, world_log, tmp_path):
     short = {
         "pretrain": ["-s", "encoder.hidden_size=16", "-s", "encoder.dilations=[1,2]", "-s", "training.epochs=1"],
         "finetune": ["-s", "epochs=1"],
-        "compare": ["-s", "epochs=1", "--seeds", "1", "--labels", "150"],
+        "compare": ["-s", "epochs=1", "--seeds", "1", "--labels", "150", "--learning-rates", "recipe"],
     }
     told = {}
     for command, arguments in examples().items():
@@ -159,6 +159,7 @@ def test_the_embedded_world_is_there_without_arguments(run):
     code, out, _ = run("compare", "-q", "--adapters", "none", "--controls", "", "-s", "epochs=1")
     assert code == 0
     assert "oracle" in out
+    assert "search" in out
     code, out, _ = run("predict")
     assert (code, "users: 300" in out) == (0, True)
     assert run("encode")[0] == 0
@@ -293,6 +294,8 @@ def test_lists_and_settings(run):
         (["list", "runs", "--folder", "nowhere"], 2, "nowhere"),
         (["pretrain", "PREPARED", "-o", "x", "--nonsense"], 2, "nonsense"),
         (["compare", "-e", "ENC", "--controls", "scrach"], 2, "Did you mean 'scratch'"),
+        (["compare", "-e", "ENC", "--learning-rates", "fast"], 2, "such as 0.0005,0.002,0.008, or the word recipe"),
+        (["compare", "-e", "ENC", "--set", "learning_rate=1"], 2, "--learning-rates 1 instead"),
         (["predict", "LOG", "-m", "nowhere"], 2, "nowhere"),
         (["predict", "LOG", "-m", "TASK", "--time", "timestamp", "-e", "nowhere"], 2, "--encoder"),
         (["evaluate", "-m", "PREPARED"], 2, "pretrain or finetune"),

@@ -10,7 +10,7 @@ from peterrec.data.sequences import Sequences, SequenceWriter
 from peterrec.data.vocabulary import TCL
 from peterrec.encoders import NextItNet, NextItNetConfig
 from peterrec.errors import SettingsError
-from peterrec.inference import choose_device, encode, rank_next_items, user_vectors, whole_histories
+from peterrec.inference import choose_device, encode, last_events, rank_next_items, user_vectors, whole_histories
 
 CPU = torch.device("cpu")
 ITEMS = 30
@@ -102,3 +102,19 @@ def test_devices_that_are_not_there_are_named():
     assert choose_device("cpu") == CPU
     with pytest.raises(SettingsError, match="usable: cpu"):
         choose_device("tpu")
+
+
+@pytest.mark.parametrize(("readout", "longest"), [("last", 7), ("tcl", 7), ("mean", 12)])
+def test_no_more_is_fed_than_the_readout_depends_on(encoder, sequences, readout, longest, monkeypatch):
+    assert encoder.config.receptive_field == 7
+    gathered, embedded = [], []
+    monkeypatch.setattr(
+        inference, "last_events", lambda *args, **how: gathered.append(last_events(*args, **how)) or gathered[-1]
+    )
+    handle = encoder.embed_tokens.register_forward_hook(lambda _, args, out: embedded.append(out.shape[1]))
+    try:
+        user_vectors(encoder, sequences, max_length=12, readout=readout, device=CPU)
+    finally:
+        handle.remove()
+    assert max(ids.shape[1] for ids in gathered) == longest
+    assert max(embedded) == longest

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from peterrec.adaptation import build
 from peterrec.catalogue import AdapterRecipe, adapter, task
 from peterrec.data.attribute import read_attribute, split_users
 from peterrec.data.prepared import open_prepared
 from peterrec.encoders.loading import load_encoder
 from peterrec.errors import DataError, SettingsError
 from peterrec.stages import compare, finetune
+from peterrec.task_run import load_task
 from peterrec.training.finetuning import ClassificationProgram, FinetuningSettings, LabelledUsers
 from peterrec.training.progress import Progress
 from peterrec.training.tracking import Tracker
-from peterrec.transfer import Contestant, build, fit
+from peterrec.transfer import Contestant, fit
 
 
 def settings(**changes) -> FinetuningSettings:
@@ -80,22 +82,26 @@ def test_full_fine_tuning_changes_the_encoder_and_scratch_starts_elsewhere(encod
     assert near < far / 3
 
 
-def test_blocks_and_norms_of_a_patch_recipe(encoder_folder):
-    encoder = load_encoder(encoder_folder)  # one block of two convolutions
-    recipe = adapter("serial")
-    assert recipe.patch is not None
-    norms = recipe.model_copy(update={"patch": recipe.patch.model_copy(update={"train_norms": True, "blocks": 1})})
-    model = build(encoder, adapter=norms, task=task("gender"), num_classes=2)
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert {
-        name.split(".modules_to_save")[0].split("base_model.model.")[1] for name in trained if ".norm." in name
-    } == {
-        "blocks.0.unit1.norm",
-        "blocks.0.unit2.norm",
-    }
-    many = recipe.model_copy(update={"patch": recipe.patch.model_copy(update={"blocks": 9})})
-    with pytest.raises(SettingsError, match="the encoder has 1 blocks"):
-        build(load_encoder(encoder_folder), adapter=many, task=task("gender"), num_classes=2)
+@pytest.mark.parametrize("name", ["tcl", "lora", "last_1", "parallel_published"])
+def test_a_run_with_any_tuner_predicts_the_same_once_loaded(name, encoder_folder, tmp_path, monkeypatch):
+    kept = []
+    save_task = finetune.save_task
+    monkeypatch.setattr(finetune, "save_task", lambda model, **k: kept.append(model) or save_task(model, **k))
+    finetune.run(
+        "gender",
+        encoder=encoder_folder,
+        output=tmp_path / name,
+        adapter_name=name,
+        seeds=[0],
+        overrides=["epochs=2", "device=cpu"],
+        progress="silent",
+    )
+    loaded = load_task(tmp_path / name)
+    assert loaded.model.readout == (adapter(name).readout or task("gender").readout)
+    ids = torch.tensor([[5, 6, 7, 8, 2], [9, 3, 2, 0, 0]])
+    with torch.no_grad():
+        expected = kept[0].eval()(ids).logits
+        torch.testing.assert_close(loaded.model(ids).logits, expected, rtol=0, atol=1e-6)
 
 
 def test_head_only_trains_on_vectors_that_are_computed_once(encoder_folder, prepared_folder, monkeypatch):
@@ -178,6 +184,141 @@ def test_an_interrupted_finetune_goes_on_and_ends_the_same(encoder_folder, tmp_p
     assert again["results"][0]["metrics"] == whole["results"][0]["metrics"]
 
 
+def same_but_for_cost(value):
+    """Metrics without what differs from run to run: times and memory."""
+    if isinstance(value, dict):
+        cost = ("seconds", "search_seconds", "peak_memory_bytes", "targets_per_second")
+        return {key: same_but_for_cost(part) for key, part in value.items() if key not in cost}
+    return [same_but_for_cost(part) for part in value] if isinstance(value, list) else value
+
+
+def test_an_interrupted_comparison_repeats_no_finished_training_and_ends_the_same(
+    encoder_folder, tmp_path, monkeypatch
+):
+    def run(output):
+        return compare.run(
+            "gender",
+            encoder=encoder_folder,
+            output=output,
+            adapters=["serial", "none"],
+            controls=[],
+            learning_rates=[1e-3, 1e-2],
+            seeds=[0, 1],
+            overrides=["epochs=2", "device=cpu"],
+            progress="silent",
+        )
+
+    whole = run(tmp_path / "whole")
+    per_training = 2 * 4  # epochs of 252 training users in batches of 64
+    # serial at both rates and on the second seed, none at its first rate, then in the second epoch of its next
+    calls = interrupting(monkeypatch, after=4 * per_training + 4 + 2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken")
+    work = tmp_path / "broken" / "checkpoints"
+    assert {folder.name for folder in work.iterdir()} == {"finished", "none-seed-0-rate-0.01"}
+    chosen = whole["results"][0]["learning_rate"]
+    assert {folder.name for folder in (work / "finished").iterdir()} == {
+        "serial-seed-0-rate-0.001",
+        "serial-seed-0-rate-0.01",
+        f"serial-seed-1-rate-{chosen}",
+        "none-seed-0-rate-0.001",
+    }
+    assert not [file for file in work.rglob("*") if file.is_file() and file.suffix not in (".safetensors", ".json")]
+    again = run(tmp_path / "broken")
+    assert len(calls) == 2 * 3 * per_training + 2, "only what was lost since the last checkpoint is done again"
+    assert same_but_for_cost(again) == same_but_for_cost(whole)
+    predicted = [(tmp_path / name / "predictions.parquet").read_bytes() for name in ("broken", "whole")]
+    assert predicted[0] == predicted[1]
+    assert not work.exists()
+
+
+def test_each_contestant_takes_the_rate_that_is_best_on_validation_users(encoder_folder, tmp_path):
+    rates = [1e-6, 1e-2]
+    metrics = compare.run(
+        "gender",
+        encoder=encoder_folder,
+        output=tmp_path / "c",
+        adapters=["none", "full"],
+        controls=["scratch"],
+        learning_rates=rates,
+        overrides=["epochs=2", "device=cpu", "warmup=0"],
+        progress="silent",
+    )
+    trained = [result for result in metrics["results"] if result["role"] in ("model", "control")]
+    assert [result["name"] for result in trained] == ["none", "full", "scratch"]
+    for result in trained:
+        tried = {entry["learning_rate"]: entry["validation"] for entry in result["search"]}
+        assert list(tried) == rates
+        assert result["learning_rate"] == min(rates, key=lambda rate: (-tried[rate], rate))
+        shown = [entry["validation"]["roc_auc"] for entry in metrics["curves"] if entry["name"] == result["name"]]
+        assert max(shown) == tried[result["learning_rate"]]
+        assert result["search_seconds"] > result["seconds"] > 0
+        assert result["peak_memory_bytes"] is None or result["peak_memory_bytes"] > 2**20
+    none, full = trained[0]["adapter_bytes"], trained[1]["adapter_bytes"]
+    assert none < 4 * trained[0]["trained_parameters"] + 4096
+    assert full > 4 * trained[1]["trained_parameters"] > none
+    assert "best roc_auc on validation users of seed 0" in metrics["protocol"]
+    assert (metrics["reference"], metrics["learning_rates"]) == ("full", rates)
+    assert [gain["of"] for gain in metrics["gains"] if gain["over"] == "full"] == ["none", "none"]
+    assert any("edge of the grid" in note for note in metrics["notes"])
+
+
+def test_a_comparison_at_the_recipes_own_rates_searches_for_none(encoder_folder, tmp_path):
+    metrics = compare.run(
+        "gender",
+        encoder=encoder_folder,
+        output=tmp_path / "c",
+        adapters=["none", "full"],
+        controls=[],
+        learning_rates=None,
+        overrides=["epochs=1", "device=cpu"],
+        progress="silent",
+    )
+    rates = {result["name"]: result.get("learning_rate") for result in metrics["results"]}
+    for name in ("none", "full"):
+        assert rates[name] == (adapter(name).learning_rate or task("gender").training["learning_rate"])
+    assert len({rates["none"], rates["full"]}) == 2
+    assert metrics["results"][0]["search"] == metrics["notes"] == []
+    assert "none was searched for" in metrics["protocol"]
+
+
+def test_a_rate_that_is_set_beside_a_grid_is_refused(encoder_folder, tmp_path):
+    with pytest.raises(SettingsError, match=r"--learning-rates 0\.1 instead"):
+        compare.run("gender", encoder=encoder_folder, output=tmp_path / "c", overrides=["training.learning_rate=0.1"])
+    with pytest.raises(SettingsError, match="--learning-rates"):
+        compare.run("gender", encoder=encoder_folder, output=tmp_path / "c", learning_rates=[])
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_training_that_diverged_is_not_made_again(encoder_folder, tmp_path, monkeypatch):
+    from peterrec.errors import DivergedError
+
+    loss, calls = ClassificationProgram.loss, []
+
+    def burst(self, step, device):
+        calls.append(1)
+        found, users = loss(self, step, device)
+        return (found * float("nan"), users) if self._settings.learning_rate > 1 else (found, users)
+
+    def run():
+        return compare.run(
+            "gender",
+            encoder=encoder_folder,
+            output=tmp_path / "c",
+            adapters=["none"],
+            controls=[],
+            learning_rates=[2.0, 3.0],
+            overrides=["epochs=1", "device=cpu"],
+            progress="silent",
+        )
+
+    monkeypatch.setattr(ClassificationProgram, "loss", burst)
+    for _ in range(2):
+        with pytest.raises(DivergedError, match="every learning rate"):
+            run()
+    assert len(calls) == 2
+
+
 def test_a_resume_on_other_data_is_refused(encoder_folder, prepared_folder, tmp_path, monkeypatch):
     import shutil
 
@@ -243,15 +384,17 @@ def test_the_tracker_gets_every_seed_and_contestant_on_steps_that_never_fall(enc
         output=tmp_path / "c",
         adapters=["none", "serial"],
         controls=[],
+        learning_rates=[1e-3, 1e-2],
         seeds=[0, 1],
         overrides=["epochs=2", "device=cpu"],
         progress="silent",
     )
     assert tracker.steps == sorted(tracker.steps)
-    assert len(tracker.steps) == 2 * 2 * 2
+    assert len(tracker.steps) == 2 * 2 * 3  # epochs of two contestants, twice on the first seed, once on the second
     for name in ("none", "serial"):
-        for seed in (0, 1):
-            assert f"{name}/seed-{seed}/train/loss" in tracker.names
+        for rate in ("0.001", "0.01"):
+            assert f"{name}/rate-{rate}/seed-0/train/loss" in tracker.names
+        assert len([found for found in tracker.names if found.startswith(name) and "seed-1/train/loss" in found]) == 1
     (artifact,) = tracker.artifacts
     revision = json.loads((tmp_path / "c" / "run.json").read_text())["settings"]["encoder_revision"]
     assert artifact == ("comparison-gender", "comparison", (f"encoder-{revision}",))

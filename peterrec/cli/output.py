@@ -17,8 +17,8 @@ def show_results(metrics: dict[str, Any], output: Path) -> None:
     """The table of a run's results, the verdict in words, and where they were written."""
     from rich.console import Console
 
+    from peterrec.report.console import results_table
     from peterrec.report.reading import verdict
-    from peterrec.report.tables import results_table
 
     show_table(results_table(metrics, width=Console().width))
     typer.echo(verdict(metrics))

@@ -102,6 +102,13 @@ def compare(
             help="scratch (random weights, all trained), random (the first adapter on random frozen weights)."
         ),
     ] = "scratch,random",
+    learning_rates: Annotated[
+        str,
+        typer.Option(
+            help="Learning rates that each contestant tries on the first seed; the best on validation users is kept. "
+            "`recipe`: each recipe's own, without a search.",
+        ),
+    ] = "5e-4,2e-3,8e-3",
     data: options.Data = None,
     output: options.Output = None,
     seeds: options.Seeds = None,
@@ -111,12 +118,14 @@ def compare(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Set adapters, controls and baselines side by side on the same users, with intervals and paired gains.
+    """Set adapters, controls and baselines side by side on the same users, with intervals, paired gains and costs.
 
-    On the embedded world the oracle's ceiling stands beside them. Writes to `runs/compare-TASK` unless told otherwise.
+    An interrupted comparison goes on with the same command; trainings that are finished are not repeated. On the
+    embedded world the oracle's ceiling stands beside them. Writes to `runs/compare-TASK` unless told otherwise.
 
     Example: `peterrec compare --task gender --adapters serial,none --labels 300 --seeds 3`
     """
+    from peterrec.evaluation.search import parse_rates
     from peterrec.stages import compare as stage
 
     output = output or RUNS / f"compare-{Path(task).stem}"
@@ -127,6 +136,7 @@ def compare(
         data=None if data is None else prepared_folder(data),
         adapters=_names(adapters),
         controls=_names(controls),
+        learning_rates=parse_rates(learning_rates),
         seeds=None if seeds is None else range(seeds),
         labels=labels,
         overrides=set or (),

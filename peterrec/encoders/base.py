@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from peterrec.data.vocabulary import PAD
-from peterrec.encoders.readout import read_out
+from peterrec.encoders.dilated import trailing
+from peterrec.encoders.readout import LAST_POSITION, read_out, valid_positions
 
 
 @dataclass
 class UserEncoderOutput(ModelOutput):
     """`last_hidden_state` `(B, L, D)`, `user_vector` `(B, D)`, and, when asked for, `hidden_states`:
-    one `(B, L, D)` a layer, the embeddings first."""
+    one `(B, L, D)` a layer, the embeddings first. With `positions`, the last so many states and no user vector."""
 
     last_hidden_state: Tensor | None = None
     user_vector: Tensor | None = None
@@ -25,7 +25,8 @@ class UserEncoderOutput(ModelOutput):
 class UserEncoder(PreTrainedModel):
     """Base of the encoders: embeds, masks padding exactly, runs `self.blocks`, reads out.
 
-    The output at valid positions does not depend on how far, or on which side, a batch was padded.
+    The output at valid positions does not depend on how far, or on which side, a batch was padded. `spans` holds for
+    each block how many earlier positions an output of it reads.
     """
 
     config: Any
@@ -35,6 +36,7 @@ class UserEncoder(PreTrainedModel):
     embed_tokens: nn.Embedding
     embed_dropout: nn.Dropout
     blocks: nn.ModuleList
+    spans: tuple[int, ...]
     output: nn.Linear | None
 
     def get_input_embeddings(self) -> nn.Module:
@@ -67,6 +69,51 @@ class UserEncoder(PreTrainedModel):
         table = self.embed_tokens if self.output is None else self.output
         return table.weight
 
+    def reach(self, readout: str, *, first_block: int = 0) -> int | None:
+        """How many states below block `first_block` a user vector depends on, the last valid ones; None: on all."""
+        if readout not in LAST_POSITION or not self.config.causal:
+            return None
+        return 1 + sum(self.spans[first_block:])
+
+    def events_read(self, max_length: int, *, readout: str) -> int:
+        """How many of the last `max_length` events a user vector depends on (without the TCL row that ends them)."""
+        reach = self.reach(readout)
+        return max_length if reach is None else min(max_length, reach - (readout == "tcl"))
+
+    def embed(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Item rows `(B, L)` to embeddings `(B, L, D)`, zero at padding, and which positions are valid `(B, L)`."""
+        valid = valid_positions(input_ids, attention_mask)
+        # peft's wrapper for trained rows looks up batch-first
+        rows = self.embed_tokens(input_ids).transpose(0, 1).contiguous().transpose(0, 1)
+        return self.embed_dropout(rows) * valid.unsqueeze(-1), valid
+
+    def run_blocks(
+        self,
+        hidden: Tensor,
+        valid: Tensor,
+        *,
+        first: int = 0,
+        stop: int | None = None,
+        positions: int | None = None,
+        domain_ids: Tensor | None = None,
+        states: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Runs the blocks `[first, stop)` on `hidden` `(B, L, D)`; the list `states` gets what comes out of each.
+
+        With `positions`, only that many of the last positions come out, and each block computes only those that they
+        depend on. States at padding mean nothing.
+        """
+        stop = len(self.blocks) if stop is None else stop
+        mask = valid.unsqueeze(-1).to(hidden.dtype)
+        for number in range(first, stop):
+            wanted = None if positions is None else positions + sum(self.spans[number + 1 : stop])
+            hidden = trailing(
+                self.blocks[number], hidden, mask[:, -hidden.shape[1] :], domain_ids=domain_ids, positions=wanted
+            )
+            if states is not None:
+                states.append(hidden)
+        return hidden if positions is None else hidden[:, -positions:]
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -76,39 +123,43 @@ class UserEncoder(PreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         domain_ids: Tensor | None = None,
+        first_block: int = 0,
+        positions: int | None = None,
     ) -> UserEncoderOutput | tuple:
         """Encodes item rows `input_ids` `(B, L)`; PAD rows and positions where `attention_mask` is 0 are padding.
 
-        With `inputs_embeds` `(B, L, D)` in place of `input_ids`, `attention_mask` says where the padding is.
+        With `inputs_embeds` `(B, L, D)` in place of `input_ids`, `attention_mask` says where the padding is; they are
+        embeddings, or the states below block `first_block`, which is then the first to run.
         `domain_ids` `(B,)` is handed to every layer, where a tuner may read it (-1: a domain that is not known).
+        `positions` asks a causal encoder for the states of the last so many columns only, which is cheaper; users
+        must then end in the same column (padding on the left) for the last one to be everybody's last state.
         `output_attentions` is accepted because generic callers pass it; there are none to return.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either input_ids or inputs_embeds.")
+        if first_block and inputs_embeds is None:
+            raise ValueError("first_block needs inputs_embeds: the states below that block.")
+        if positions is not None and (output_hidden_states or positions < 1 or not self.config.causal):
+            raise ValueError("positions must be >= 1, for a causal encoder, and without output_hidden_states.")
         if input_ids is not None:
-            valid = input_ids.ne(PAD)
-            hidden = self.embed_tokens(input_ids)
-            if attention_mask is not None:
-                valid = valid & attention_mask.bool()
+            hidden, valid = self.embed(input_ids, attention_mask)
         else:
             assert inputs_embeds is not None
-            hidden = inputs_embeds
-            valid = (
-                torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-                if attention_mask is None
-                else attention_mask.bool()
-            )
-        mask = valid.unsqueeze(-1).to(hidden.dtype)
-        hidden = self.embed_dropout(hidden) * mask
-        states = [hidden]
-        for block in self.blocks:
-            hidden = block(hidden, mask, domain_ids)
-            if output_hidden_states:
-                states.append(hidden * mask)
+            if attention_mask is None:
+                valid = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
+            else:
+                valid = attention_mask.bool()
+            hidden = inputs_embeds if first_block else self.embed_dropout(inputs_embeds)
+            hidden = hidden * valid.unsqueeze(-1)
+        states = [hidden] if output_hidden_states else None
+        hidden = self.run_blocks(
+            hidden, valid, first=first_block, positions=positions, domain_ids=domain_ids, states=states
+        )
+        mask = valid[:, -hidden.shape[1] :].unsqueeze(-1)
         hidden = hidden * mask
         output = UserEncoderOutput(
             last_hidden_state=hidden,
-            user_vector=read_out(hidden, valid, self.config.readout),
-            hidden_states=tuple(states) if output_hidden_states else None,
+            user_vector=read_out(hidden, valid, self.config.readout) if positions is None else None,
+            hidden_states=tuple(state * mask for state in states) if states is not None else None,
         )
         return output.to_tuple() if return_dict is False else output

@@ -5,6 +5,9 @@ batch-first shapes only; subclasses of the stock layers let every `peft` method 
 
 `domain_ids` `(B,)` goes from the encoder down to each layer as an argument of its own. The layers here make no use of
 it: a tuner that wraps one does (hooks or contexts would break under activation checkpointing).
+
+`positions` asks for the outputs at the last so many positions alone, which is all that a readout of the last one
+needs: a causal convolution then leaves out the positions that nobody above it reads.
 """
 
 import torch
@@ -52,18 +55,23 @@ class DilatedConv(nn.Module):
         self.causal = causal
         self.linear = TimeMajorLinear(kernel_size * in_channels, out_channels)
 
-    def taps(self, x: Tensor) -> Tensor:
-        """Gathers the taps of `(B, L, D)` into `(B, L, kernel_size · D)`, oldest first."""
+    def taps(self, x: Tensor, positions: int | None = None) -> Tensor:
+        """Gathers the taps of `(B, L, D)` into `(B, L, kernel_size · D)`, oldest first; or of the last `positions`."""
         span = (self.kernel_size - 1) * self.dilation
         before = span if self.causal else span // 2
         length = x.shape[1]
-        padded = F.pad(x.transpose(0, 1), (0, 0, 0, 0, before, span - before))
-        shifted = [padded[j * self.dilation : j * self.dilation + length] for j in range(self.kernel_size)]
+        wanted = length if positions is None else min(positions, length)
+        if wanted < length:
+            assert self.causal, "a two-sided convolution is not trimmed"
+            x = x[:, -(wanted + span) :]
+            before = wanted + span - x.shape[1]
+        padded = F.pad(x.transpose(0, 1), (0, 0, 0, 0, before, 0 if self.causal else span - before))
+        shifted = [padded[j * self.dilation : j * self.dilation + wanted] for j in range(self.kernel_size)]
         return torch.cat(shifted, dim=-1).transpose(0, 1)
 
-    def forward(self, x: Tensor, domain_ids: Tensor | None = None) -> Tensor:
-        """Maps `(B, L, D_in)` to `(B, L, D_out)`."""
-        return self.linear(self.taps(x), domain_ids=domain_ids)
+    def forward(self, x: Tensor, domain_ids: Tensor | None = None, positions: int | None = None) -> Tensor:
+        """Maps `(B, L, D_in)` to `(B, L, D_out)`, or to the last `positions` of it."""
+        return self.linear(self.taps(x, positions), domain_ids=domain_ids)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, dilation={self.dilation}, causal={self.causal}"
@@ -78,9 +86,10 @@ class Unit(nn.Module):
         self.norm = TimeMajorLayerNorm(channels, eps=eps)
         self.activation = nn.ReLU()
 
-    def forward(self, x: Tensor, domain_ids: Tensor | None = None) -> Tensor:
-        """Maps `(B, L, D)`, zero where there is padding, to `(B, L, D)`."""
-        return self.activation(self.norm(self.conv(x, domain_ids=domain_ids), domain_ids=domain_ids))
+    def forward(self, x: Tensor, domain_ids: Tensor | None = None, positions: int | None = None) -> Tensor:
+        """Maps `(B, L, D)`, zero where there is padding, to `(B, L, D)`, or to the last `positions` of it."""
+        convolved = trailing(self.conv, x, domain_ids=domain_ids, positions=positions)
+        return self.activation(self.norm(convolved, domain_ids=domain_ids))
 
 
 class PreActivationUnit(nn.Module):
@@ -95,12 +104,36 @@ class PreActivationUnit(nn.Module):
         else:
             self.linear = layer
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, *, domain_ids: Tensor | None = None) -> Tensor:
-        """Maps `(B, L, D_in)` to `(B, L, D_out)`; `mask` `(B, L, 1)` clears padding before a convolution."""
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        domain_ids: Tensor | None = None,
+        positions: int | None = None,
+    ) -> Tensor:
+        """Maps `(B, L, D_in)` to `(B, L, D_out)`; `mask` `(B, L, 1)` clears padding before a convolution.
+
+        `positions` is for the unit of the convolution: the others map each position by itself.
+        """
         x = self.activation(self.norm(x, domain_ids=domain_ids))
         if hasattr(self, "conv"):
-            return self.conv(x if mask is None else x * mask, domain_ids=domain_ids)
+            x = x if mask is None else x * mask
+            return trailing(self.conv, x, domain_ids=domain_ids, positions=positions)
         return self.linear(x, domain_ids=domain_ids)
+
+
+def trailing(layer: nn.Module, x: Tensor, *args: Tensor, domain_ids: Tensor | None, positions: int | None) -> Tensor:
+    """A layer's output, or the last `positions` of it.
+
+    A layer of this file leaves the others out of its work. A wrapper around one (a tuner, which may add what it makes
+    of the input to the output) computes them all, and they are cut off afterwards.
+    """
+    if positions is None or positions >= x.shape[1]:
+        return layer(x, *args, domain_ids=domain_ids)
+    if isinstance(layer, DilatedConv | Unit | PreActivationUnit | PlainBlock | BottleneckBlock):
+        return layer(x, *args, domain_ids=domain_ids, positions=positions)
+    return layer(x, *args, domain_ids=domain_ids)[:, -positions:]
 
 
 class PlainBlock(GradientCheckpointingLayer):
@@ -120,14 +153,20 @@ class PlainBlock(GradientCheckpointingLayer):
     ):
         super().__init__()
         first, second = dilations
+        self.spans = tuple((kernel_size - 1) * dilation for dilation in dilations)  # positions read beyond their own
         self.unit1 = Unit(channels, kernel_size=kernel_size, dilation=first, causal=causal, eps=eps)
         self.unit2 = Unit(channels, kernel_size=kernel_size, dilation=second, causal=causal, eps=eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, domain_ids: Tensor | None = None) -> Tensor:
-        """Maps `(B, L, D)` to `(B, L, D)`; `mask` `(B, L, 1)` is 1 at items and 0 at padding."""
-        inner = self.unit1(x * mask, domain_ids=domain_ids)
-        return x + self.dropout(self.unit2(inner * mask, domain_ids=domain_ids))
+    def forward(
+        self, x: Tensor, mask: Tensor, domain_ids: Tensor | None = None, positions: int | None = None
+    ) -> Tensor:
+        """Maps `(B, L, D)` to `(B, L, D)`, or to the last `positions` of it; `mask` `(B, L, 1)` is 0 at padding."""
+        read = None if positions is None else positions + self.spans[1]
+        inner = trailing(self.unit1, x * mask, domain_ids=domain_ids, positions=read)
+        inner = inner * mask[:, -inner.shape[1] :]
+        inner = trailing(self.unit2, inner, domain_ids=domain_ids, positions=positions)
+        return x[:, -inner.shape[1] :] + self.dropout(inner)
 
 
 class BottleneckBlock(GradientCheckpointingLayer):
@@ -147,6 +186,7 @@ class BottleneckBlock(GradientCheckpointingLayer):
     ):
         super().__init__()
         (dilation,) = dilations
+        self.spans = ((kernel_size - 1) * dilation,)  # positions read beyond their own
         inner = channels // 2
         convolution = DilatedConv(inner, inner, kernel_size=kernel_size, dilation=dilation, causal=causal)
         self.unit1 = PreActivationUnit(channels, TimeMajorLinear(channels, inner), eps=eps)
@@ -154,10 +194,14 @@ class BottleneckBlock(GradientCheckpointingLayer):
         self.unit3 = PreActivationUnit(inner, TimeMajorLinear(inner, channels), eps=eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, domain_ids: Tensor | None = None) -> Tensor:
-        """Maps `(B, L, D)` to `(B, L, D)`; `mask` `(B, L, 1)` is 1 at items and 0 at padding."""
-        inner = self.unit2(self.unit1(x, domain_ids=domain_ids), mask, domain_ids=domain_ids)
-        return x + self.dropout(self.unit3(inner, domain_ids=domain_ids))
+    def forward(
+        self, x: Tensor, mask: Tensor, domain_ids: Tensor | None = None, positions: int | None = None
+    ) -> Tensor:
+        """Maps `(B, L, D)` to `(B, L, D)`, or to the last `positions` of it; `mask` `(B, L, 1)` is 0 at padding."""
+        inner = trailing(
+            self.unit2, self.unit1(x, domain_ids=domain_ids), mask, domain_ids=domain_ids, positions=positions
+        )
+        return x[:, -inner.shape[1] :] + self.dropout(self.unit3(inner, domain_ids=domain_ids))
 
 
 BLOCKS: dict[str, type[PlainBlock] | type[BottleneckBlock]] = {

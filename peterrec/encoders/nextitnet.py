@@ -23,7 +23,7 @@ class NextItNet(UserEncoder):
         self.embed_tokens = TimeMajorEmbedding(config.vocab_size, config.hidden_size, padding_idx=PAD)
         self.embed_dropout = nn.Dropout(config.dropout)
         block = BLOCKS[config.block]
-        self.blocks = nn.ModuleList(
+        blocks = [
             block(
                 config.hidden_size,
                 tuple(config.dilations[first : first + block.convolutions]),
@@ -33,6 +33,8 @@ class NextItNet(UserEncoder):
                 dropout=config.dropout,
             )
             for first in range(0, len(config.dilations), block.convolutions)
-        )
+        ]
+        self.blocks = nn.ModuleList(blocks)
+        self.spans = tuple(sum(block.spans) for block in blocks)
         self.output = None if config.tie_output else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()

@@ -1,6 +1,5 @@
 """One task on one set of users and splits: every contestant and baseline meets the others here."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from peterrec.baselines.bag_of_items import BagOfItems
-from peterrec.baselines.lsa import LatentSemantic
-from peterrec.baselines.majority import Majority
 from peterrec.catalogue import AdapterRecipe, TaskRecipe, task
 from peterrec.data.attribute import Attribute, Split, read_attribute, split_users
 from peterrec.data.prepared import PreparedLog, open_prepared
@@ -20,14 +16,12 @@ from peterrec.encoders.loading import open_encoder
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.metrics.classification import Classified
 from peterrec.metrics.intervals import ClassificationRows, metric_intervals
-from peterrec.run_folder import RunFolder, data_of, read_run
+from peterrec.run_folder import data_of, read_run
 from peterrec.settings import load_settings
 from peterrec.training.finetuning import FinetuningSettings
-from peterrec.training.progress import Mode, Progress
-from peterrec.training.tracking import Prefixed, Tracker
-from peterrec.transfer import Contestant, Fitted, fit
+from peterrec.transfer import Fitted
 
-MODEL, BASELINE = "model", "baseline"
+MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -41,13 +35,19 @@ class Plan:
     seeds: tuple[int, ...]
     labels: int | None
 
-    def settings(self, recipe: AdapterRecipe, *, seed: int = 0) -> FinetuningSettings:
-        """The training settings of an adapter: the task's, then the adapter's own, then what was overridden."""
+    def settings(
+        self, recipe: AdapterRecipe, *, seed: int = 0, learning_rate: float | None = None
+    ) -> FinetuningSettings:
+        """The training settings of an adapter: the task's, then the adapter's own, then what was overridden.
+
+        `learning_rate` is one of a search, which stands above all of them.
+        """
         layers: list[tuple[str, Mapping[str, object]]] = [(f"task {self.task.name}", self.task.training)]
         if recipe.learning_rate is not None:
             layers.append((f"adapter {recipe.name}", {"learning_rate": recipe.learning_rate}))
         found = load_settings(FinetuningSettings, layers=layers, overrides=self.overrides)
-        return found.model_copy(update={"seed": seed})
+        searched = {} if learning_rate is None else {"learning_rate": learning_rate}
+        return found.model_copy(update={"seed": seed, **searched})
 
 
 def resolve(
@@ -141,49 +141,16 @@ def protocol(arena: Arena) -> str:
         f"{len(first.validation):,} validation and {len(first.test):,} test users.{budget} Early stopping looks at "
         f"{plan.task.metric} of the validation users, never at the test users; baselines that need no validation train "
         "on those users too. Predictions are the most probable class; 95 % bootstrap intervals over test users, all "
-        "seeds of a user together. Seconds are training time a seed."
+        "seeds of a user together. Seconds are training time a seed; memory is the peak of the process while training "
+        "(on a CUDA device, of its tensors); the file holds adapter and head, or the whole model where all trains."
     )
-
-
-def run_contestant(
-    contestant: Contestant,
-    arena: Arena,
-    *,
-    folder: RunFolder,
-    tracker: Tracker,
-    progress: Mode,
-    after: int = 0,
-    keep_first: bool = False,
-) -> tuple[dict[int, Fitted], int]:
-    """Trains a contestant for every seed, each with checkpoints of its own, so that an interrupted run goes on.
-
-    The tracker's steps begin behind `after`; returns what was fitted and the last of these steps. `keep_first` keeps
-    the model of the first seed.
-    """
-    fitted = {}
-    for seed in arena.plan.seeds:
-        own = Prefixed(tracker, prefix=f"{contestant.name}/seed-{seed}", after=after)
-        fitted[seed] = fit(
-            contestant,
-            encoder_folder=arena.plan.encoder,
-            task=arena.plan.task,
-            settings=arena.plan.settings(contestant.adapter, seed=seed),
-            histories=arena.prepared.sequences("histories"),
-            attribute=arena.attribute,
-            split=arena.splits[seed],
-            checkpoints=folder.checkpoints / f"{contestant.name}-{seed}",
-            metrics_file=None,
-            tracker=own,
-            progress=Progress(progress, title=f"{contestant.name}, seed {seed}"),
-            keep_model=keep_first and seed == arena.plan.seeds[0],
-        )
-        after = own.last + 1
-    return fitted, after
 
 
 def result_of(name: str, fitted: Mapping[int, Fitted], arena: Arena, *, role: str = MODEL) -> dict[str, Any]:
     """A contestant's row of `results`."""
     one = next(iter(fitted.values()))
+    peaks = [each.peak_memory_bytes for each in fitted.values() if each.peak_memory_bytes is not None]
+    sizes = [each.adapter_bytes for each in fitted.values() if each.adapter_bytes is not None]
     return {
         "name": name,
         "role": role,
@@ -191,58 +158,9 @@ def result_of(name: str, fitted: Mapping[int, Fitted], arena: Arena, *, role: st
         "trained_parameters": one.trained_parameters,
         "trained_share": one.trained_parameters / one.parameters,
         "seconds": sum(each.seconds for each in fitted.values()) / len(fitted),
+        "peak_memory_bytes": max(peaks, default=None),
+        "adapter_bytes": max(sizes, default=None),
     }
-
-
-def baselines(
-    arena: Arena, *, latent: bool = False
-) -> tuple[list[dict[str, Any]], dict[str, list[ClassificationRows]]]:
-    """Bag-of-items logistic regression and the majority class on the same splits: result rows, test rows.
-
-    They train on the validation users too. `latent` adds latent semantic analysis of the unlabelled log (LSA).
-    """
-    histories, attribute = arena.prepared.sequences("histories"), arena.attribute
-    num_classes = len(attribute.classes)
-
-    def bag(places: NDArray[np.int64]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-        rows = attribute.rows[places]
-        return histories.gather(rows, np.zeros_like(rows), histories.lengths[rows])
-
-    found: dict[str, dict[int, NDArray[np.float64]]] = {"bag_of_items": {}, "majority": {}}
-    if latent:
-        found = {"bag_of_items": {}, "lsa": {}, "majority": {}}
-    seconds = dict.fromkeys(found, 0.0)
-    num_items = arena.prepared.vocabulary.num_items
-    for seed, split in arena.splits.items():
-        learned = np.concatenate([split.train, split.validation])
-        labels = attribute.labels[learned]
-        for name, probabilities in found.items():
-            started = time.perf_counter()
-            if name == "majority":
-                majority = Majority.fit(labels, num_classes=num_classes)
-                seconds[name] += time.perf_counter() - started
-                probabilities[seed] = majority.predict(len(split.test))
-                continue
-            if name == "lsa":
-                every = np.arange(len(histories))
-                model = LatentSemantic(num_items, seed=seed)
-                model.pretrain(histories.gather(every, np.zeros_like(every), histories.lengths))
-            else:
-                model = BagOfItems(num_items, seed=seed)
-            model.fit(bag(learned), labels, num_classes=num_classes)
-            seconds[name] += time.perf_counter() - started
-            probabilities[seed] = model.predict(bag(split.test))
-    rows = {name: arena.rows(probabilities) for name, probabilities in found.items()}
-    results = [
-        {
-            "name": name,
-            "role": BASELINE,
-            "metrics": metric_intervals(each),
-            "seconds": seconds[name] / len(arena.splits),
-        }
-        for name, each in rows.items()
-    ]
-    return results, rows
 
 
 def errors_of(fitted: Mapping[int, Fitted], arena: Arena) -> dict[str, Any]:

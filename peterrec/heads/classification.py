@@ -3,7 +3,22 @@
 import itertools
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class HeadLinear(nn.Linear):
+    """A linear map `(B, D_in)` to `(B, D_out)`. It makes no use of `domain_ids` `(B,)`: a tuner that wraps it does."""
+
+    def forward(self, input: Tensor, domain_ids: Tensor | None = None) -> Tensor:
+        return F.linear(input, self.weight, self.bias)
+
+
+class HeadNorm(nn.LayerNorm):
+    """Normalises `(B, D)`; `domain_ids` as for `HeadLinear`."""
+
+    def forward(self, input: Tensor, domain_ids: Tensor | None = None) -> Tensor:
+        return super().forward(input)
 
 
 class ClassificationHead(nn.Module):
@@ -15,14 +30,17 @@ class ClassificationHead(nn.Module):
 
     def __init__(self, channels: int, classes: int, *, hidden: Sequence[int] = (), dropout: float = 0.0):
         super().__init__()
-        self.norm = nn.LayerNorm(channels, elementwise_affine=False)
+        self.norm = HeadNorm(channels, elementwise_affine=False)
         widths = [channels, *hidden]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [HeadLinear(before, after), nn.ReLU(), nn.Dropout(dropout)]
         self.hidden = nn.Sequential(nn.Dropout(dropout), *layers)
-        self.output = nn.Linear(widths[-1], classes)
+        self.output = HeadLinear(widths[-1], classes)
 
-    def forward(self, user_vector: Tensor) -> Tensor:
-        """Maps user vectors `(B, D)` to logits `(B, C)`."""
-        return self.output(self.hidden(self.norm(user_vector)))
+    def forward(self, user_vector: Tensor, domain_ids: Tensor | None = None) -> Tensor:
+        """Maps user vectors `(B, D)`, with a domain each `(B,)` or none, to logits `(B, C)`."""
+        x = self.norm(user_vector, domain_ids=domain_ids)
+        for layer in self.hidden:
+            x = layer(x) if isinstance(layer, nn.ReLU | nn.Dropout) else layer(x, domain_ids=domain_ids)
+        return self.output(x, domain_ids=domain_ids)

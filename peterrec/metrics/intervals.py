@@ -135,6 +135,37 @@ def metric_intervals(
     return found
 
 
+@dataclass(frozen=True)
+class Draws:
+    """A metric of one model: its value, and what it is in each replicate `(R,)` of the test users `users`."""
+
+    value: float
+    replicates: Floats
+    users: NDArray
+
+
+def metric_draws(rows: Sequence[Rows], *, metric: str, replicates: int = REPLICATES, seed: int = 0) -> Draws:
+    """A metric of a model from its test rows of each seed, over the resampled users."""
+    bootstrap = _bootstrap(rows, replicates, seed)
+    per_seed, draws = _draw(rows, [metric], bootstrap)
+    return Draws(float(per_seed[metric].mean()), draws[metric], bootstrap.users)
+
+
+def gain_of(model: Draws, over: Draws) -> Interval | None:
+    """The gain `model` − `over` on the same resampled users; None where the metric is undefined.
+
+    Both must come from the same users and the same seed (DataError for other users).
+    """
+    if not np.array_equal(model.users, over.users):
+        missing = np.setxor1d(model.users, over.users)
+        raise DataError(
+            f"A paired comparison needs the same test users, but {len(missing)} users (such as {missing[0]}) "
+            "were evaluated in one of the two runs only. Evaluate both on the same split and seeds."
+        )
+    value = model.value - over.value
+    return None if np.isnan(value) else _interval(value, model.replicates - over.replicates)
+
+
 def paired_gain(
     model: Sequence[Rows], over: Sequence[Rows], *, metric: str, replicates: int = REPLICATES, seed: int = 0
 ) -> Interval | None:
@@ -142,18 +173,8 @@ def paired_gain(
 
     Both hold the test rows of each seed; the numbers of seeds may differ, the users may not (else DataError).
     """
-    bootstrap = _bootstrap(model, replicates, seed)
-    other = _bootstrap(over, replicates, seed)
-    if not np.array_equal(bootstrap.users, other.users):
-        missing = np.setxor1d(bootstrap.users, other.users)
-        raise DataError(
-            f"A paired comparison needs the same test users, but {len(missing)} users (such as {missing[0]}) "
-            "were evaluated in one of the two runs only. Evaluate both on the same split and seeds."
-        )
-    ours, our_draws = _draw(model, [metric], bootstrap)
-    theirs, their_draws = _draw(over, [metric], bootstrap)
-    value = float(ours[metric].mean() - theirs[metric].mean())
-    return None if np.isnan(value) else _interval(value, our_draws[metric] - their_draws[metric])
+    ours = metric_draws(model, metric=metric, replicates=replicates, seed=seed)
+    return gain_of(ours, metric_draws(over, metric=metric, replicates=replicates, seed=seed))
 
 
 def interval_of_mean(

@@ -3,8 +3,10 @@
 from typing import Any
 
 from peterrec.report import reading
+from peterrec.report.confusion import class_recalls
+from peterrec.report.gains import telling
 from peterrec.report.page import flat_settings
-from peterrec.report.tables import LEGEND, MARK, class_recalls, result_rows
+from peterrec.report.tables import LEGEND, MARK, cost_columns, result_rows
 
 PROVEN = f"\\{MARK}"  # escaped, or Markdown would read it as emphasis
 WHAT = {
@@ -55,7 +57,7 @@ def card_markdown(metrics: dict[str, Any], *, title: str, settings: dict[str, An
 
 
 def _results(metrics: dict[str, Any]) -> list[str]:
-    rows = result_rows(metrics)
+    rows, costs = result_rows(metrics), cost_columns(metrics)
     if not rows:
         return []
     names = [_text(reading.label_of(name)) for name in reading.metric_names(metrics)]
@@ -65,17 +67,31 @@ def _results(metrics: dict[str, Any]) -> list[str]:
         for cell in row.cells:
             value = f"**{cell.value}**{PROVEN}" if cell.proven else cell.value
             cells.append(f"{value} {cell.interval}".strip())
-        lines.append([_text(row.name), _text(row.role), *cells, row.trained, row.share, row.seconds])
-    head = ["result", "role", *names, "trained parameters", "share", "seconds"]
+        told = {
+            "against": [f"{row.against.value} {row.against.interval}".strip()],
+            "rate": [row.rate],
+            "trained": [row.trained, row.share],
+            "file": [row.file, row.memory],
+        }
+        cost = [text for name in costs for text in told[name]]
+        lines.append([_text(row.name), _text(row.role), *cells, *cost, row.seconds])
+    heads = {
+        "against": [f"{names[0]} over {_text(metrics.get('reference'))}" if names else ""],
+        "rate": ["learning rate"],
+        "trained": ["trained parameters", "share"],
+        "file": ["file", "peak memory"],
+    }
+    head = ["result", "role", *names, *(text for name in costs for text in heads[name]), "seconds"]
     notes = "Value and 95 % interval (bootstrap over test users)."
     if any(cell.proven for row in rows for cell in row.cells):
         notes += f" {LEGEND.replace(MARK, PROVEN)}"
+    notes = " ".join([notes, *map(_text, reading.notes(metrics))])
     blocks = ["## Results", _table(head, lines, texts=2), notes]
     shown = [
         f"- {_text(gain['of'])} over {_text(gain['over'])}, "
         f"{_text(reading.label_of(gain.get('metric', '')))}: "
         f"{reading.estimate(gain, signed=True)}, {reading.shows(gain, reading.main_metric(metrics))}"
-        for gain in reading.gains(metrics)
+        for gain in telling(metrics)
     ]
     return [*blocks, "Paired gains over the same test users:", "\n".join(shown)] if shown else blocks
 

@@ -6,9 +6,11 @@ from importlib import metadata, resources
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from peterrec.report import curves, plots, reading, tables
+from peterrec.report import curves, gains, plots, reading, tables
+from peterrec.report.confusion import confusion_html
 from peterrec.report.log_summary import distributions, summary_html, summary_verdict
 from peterrec.report.reading import Metrics
+from peterrec.report.trade_off import Point, trade_off_svg
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # nothing is loaded from anywhere
 PACKAGES = (
@@ -44,8 +46,11 @@ def report_html(
     sections = [
         f'<section class="verdict" aria-label="Verdict"><p>{escape(said)}</p></section>',
         _section("How it was measured", f"<p>{escape(reading.plain(protocol))}</p>" if protocol else ""),
-        _section("Results", tables.results_html(metrics) + _figures(_forest(metrics), _gain_forest(metrics))),
-        _section("Gains", tables.gains_html(metrics), half=True),
+        _section(
+            "Results",
+            tables.results_html(metrics) + _figures(_forest(metrics), _gain_forest(metrics), _trade_off(metrics)),
+        ),
+        _section("Gains", gains.gains_html(metrics), half=True),
         _section("Learning curves", _curves(metrics), half=True),
         _section("Confusion matrix", confusion, half="confusion many" not in confusion),
         _section("Calibration", _calibration(metrics), half=True),
@@ -173,7 +178,7 @@ def _forest(metrics: Metrics) -> str:
 
 def _gain_forest(metrics: Metrics) -> str:
     metric = reading.main_metric(metrics)
-    rows = [gain for gain in reading.gains(metrics) if gain.get("metric", metric) == metric]
+    rows = gains.telling(metrics)
     of, over = ({reading.plain(gain[side]) for gain in rows} for side in ("of", "over"))
     heading = f"Gain in {reading.label_of(metric)}"
     name = "{of} over {over}"
@@ -191,6 +196,28 @@ def _gain_forest(metrics: Metrics) -> str:
     return _figure(svg, caption, heading)
 
 
+def _trade_off(metrics: Metrics) -> str:
+    metric = reading.main_metric(metrics)
+    if metric is None or metrics.get("stage") != "compare":
+        return ""
+    points = []
+    for result in reading.results(metrics):
+        figure = reading.figure_of(result, metric)
+        trained, value = reading.finite(result.get("trained_parameters")), reading.finite(figure.get("value"))
+        if trained and value is not None:
+            ends = reading.finite(figure.get("low")), reading.finite(figure.get("high"))
+            points.append(Point(reading.plain(result.get("name", "")), str(result.get("role")), trained, value, *ends))
+    name = reading.label_of(metric)
+    baseline = reading.best_baseline(metrics, metric) or {}
+    level = reading.finite(reading.figure_of(baseline, metric).get("value"))
+    line = None if level is None else (reading.plain(baseline.get("name", "")), level)
+    told = "; ".join(f"{p.name}: {reading.parameters(p.parameters)}, {reading.number(p.value)}" for p in points)
+    svg = trade_off_svg(points, line=line, prefix="trade-off", label=f"{name} against trained parameters: {told}")
+    below = "; the dashed line is the best baseline" if line else ""
+    caption = f"{_capital(name)} with 95 % intervals over the parameters that train, the head included{below}."
+    return _figure(svg, caption, f"{_capital(name)} against trained parameters")
+
+
 def _curves(metrics: Metrics) -> str:
     entries = [entry for entry in metrics.get("curves") or [] if isinstance(entry, Mapping)]
     metric = curves.validation_metric(entries, reading.main_metric(metrics))
@@ -200,7 +227,7 @@ def _curves(metrics: Metrics) -> str:
 
 
 def _confusion(metrics: Metrics) -> str:
-    table = tables.confusion_html(metrics.get("confusion") or {})
+    table = confusion_html(metrics.get("confusion") or {})
     note = "Each row holds the users of one true class; the shade is their share, the outlined cells are right."
     return f'{table}<p class="note">{note}</p>' if table else ""
 

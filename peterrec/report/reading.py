@@ -80,6 +80,34 @@ def percent(value: object) -> str:
     return ABSENT if known is None else f"{100 * known:.3f}".rstrip("0").rstrip(".") + "%"
 
 
+def size(value: object) -> str:
+    """Bytes in the largest unit that fits, powers of 1000.
+
+    >>> size(812), size(12_345), size(123_456_789)
+    ('812 B', '12.3 kB', '123 MB')
+    """
+    known = finite(value)
+    if known is None:
+        return ABSENT
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while known >= 999.5 and len(units) > 1:
+        known /= 1000
+        units.pop(0)
+    return f"{known:,.{0 if units[0] == 'B' or known >= 99.95 else 1}f} {units[0]}"
+
+
+def rate(value: object) -> str:
+    """A learning rate, exactly: 0.002, 5e-05."""
+    known = finite(value)
+    return ABSENT if known is None else f"{known:.12g}"
+
+
+def seconds(value: object) -> str:
+    """Seconds, with a decimal below a hundred."""
+    known = finite(value)
+    return ABSENT if known is None else f"{known:,.{1 if known < 99.95 else 0}f}"
+
+
 def results(metrics: Metrics) -> list[dict[str, Any]]:
     """The results, grouped as model, control, baseline, ceiling, each group in its own order."""
     order = {"model": 0, "control": 1, "baseline": 2, "ceiling": 3}
@@ -140,6 +168,21 @@ def gain_over_baseline(metrics: Metrics, name: object, metric: str) -> dict[str,
         if (gain.get("metric"), gain["of"], gain["over"]) == (metric, name, baseline.get("name")):
             return gain
     return None
+
+
+def gain_over_reference(metrics: Metrics, name: object) -> dict[str, Any] | None:
+    """The paired gain of `name` over the run's reference in the main metric."""
+    reference, metric = metrics.get("reference"), main_metric(metrics)
+    for gain in gains(metrics) if reference is not None else ():
+        if (gain.get("metric", metric), gain["of"], gain["over"]) == (metric, name, reference):
+            return gain
+    return None
+
+
+def notes(metrics: Metrics) -> list[str]:
+    """What the run has to say of its own figures."""
+    found = metrics.get("notes")
+    return [plain(note) for note in found] if isinstance(found, list) else []
 
 
 def shows(gain: Metrics, metric: str | None = None) -> str:

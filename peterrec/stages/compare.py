@@ -1,39 +1,29 @@
 """`peterrec compare`: adapters, controls and baselines on the same users, in one table."""
 
 import shlex
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from peterrec.catalogue import adapter
 from peterrec.encoders.loading import encoder_revision
 from peterrec.errors import SettingsError, did_you_mean
-from peterrec.evaluation.arena import (
-    Arena,
-    baselines,
-    errors_of,
-    open_arena,
-    predictions,
-    protocol,
-    resolve,
-    result_of,
-    run_contestant,
-)
-from peterrec.evaluation.world import world_of
-from peterrec.metrics.intervals import ClassificationRows, metric_intervals, paired_gain
+from peterrec.evaluation import ceiling as oracle
+from peterrec.evaluation.arena import Arena, Plan, errors_of, open_arena, predictions, protocol, resolve, result_of
+from peterrec.evaluation.baselines import NAMES, baselines
+from peterrec.evaluation.gains import gains_of, reference_of
+from peterrec.evaluation.search import OWN, RATES, Searched, check_rates, effort, notes, search
+from peterrec.evaluation.trials import Trials
 from peterrec.report.files import write_results
 from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
 from peterrec.settings import dump
 from peterrec.training.progress import Mode
 from peterrec.training.tracking import Mode as TrackerMode
-from peterrec.training.tracking import open_tracker
-from peterrec.transfer import Contestant, Fitted
+from peterrec.training.tracking import Tracker, open_tracker
+from peterrec.transfer import Contestant
 
 ADAPTERS = ("serial", "none", "full")
 # What a user may ask: is it the pretraining (scratch), or just the architecture (random)?
@@ -41,10 +31,12 @@ CONTROLS = {
     "scratch": "the same network trained from random weights",
     "random": "the first adapter on a frozen encoder of random weights",
 }
-RESERVED = ("bag_of_items", "lsa", "majority", "oracle")
+RESERVED = (*NAMES, oracle.NAME)
+COSTS = ("learning_rate", "trained_parameters", "adapter_bytes", "peak_memory_bytes", "seconds", "search_seconds")
+Field = list[tuple[Contestant, str]]  # contestants with their roles
 
 
-def contestants(adapters: Sequence[str], controls: Sequence[str]) -> list[tuple[Contestant, str]]:
+def contestants(adapters: Sequence[str], controls: Sequence[str]) -> Field:
     """The contestants with their roles; raises SettingsError for an unknown name."""
     if not adapters:
         raise SettingsError("--adapters names none; give at least one, such as serial.")
@@ -75,6 +67,7 @@ def run(
     data: Path | None = None,
     adapters: Sequence[str] = ADAPTERS,
     controls: Sequence[str] = tuple(CONTROLS),
+    learning_rates: Sequence[float] | None = RATES,
     seeds: Sequence[int] | None = None,
     labels: int | None = None,
     overrides: Sequence[str] = (),
@@ -84,22 +77,20 @@ def run(
 ) -> dict[str, Any]:
     """Fine-tunes every contestant on the same splits and sets the baselines (and a world's oracle) beside them.
 
-    Gains are those of the first adapter over everything else, paired by test user. Returns what metrics.json holds.
+    Each contestant, controls too, tries all `learning_rates` on the first seed and takes the one that is best on
+    validation users; None takes the recipes' own. Gains are those of the first adapter over everything else and of the
+    others over baselines and full fine-tuning, paired by test user. An interrupted run goes on with the same call, and
+    ends the same but for times and memory. Returns what metrics.json holds.
+
     Raises SettingsError, DataError, RefusedError, ResourceError, DivergedError, BusyError.
     """
     field = contestants(adapters, controls)
     plan = resolve(task_name, encoder=encoder, data=data, seeds=seeds, labels=labels, overrides=overrides)
+    if learning_rates is not None:
+        check_rates(learning_rates)
+        _refuse_second_rate(plan)
     arena = open_arena(plan)
-    resolved = {
-        "task": dump(plan.task),
-        "contestants": {one.name: dump(one.adapter) for one, _ in field},
-        "training": {one.name: dump(plan.settings(one.adapter)) for one, _ in field},
-        "seeds": list(plan.seeds),
-        "labels": plan.labels,
-        "encoder_revision": encoder_revision(encoder),
-        "vocabulary": arena.prepared.vocabulary.fingerprint,
-        "data": arena.prepared.fingerprint,
-    }
+    resolved = _resolved(field, arena, learning_rates)
     with output_folder(Path(output), stage="compare", overwrite=overwrite, resume=resolved) as folder:
         tracker = open_tracker(
             wandb,
@@ -109,55 +100,17 @@ def run(
             folder=folder.working_folder("wandb").parent if wandb != "off" else None,
         )
         try:
-            fitted: dict[str, dict[int, Fitted]] = {}
-            results, rows = [], {}
-            after = 0
-            for contestant, role in field:
-                each, after = run_contestant(
-                    contestant, arena, folder=folder, tracker=tracker, progress=progress, after=after
-                )
-                fitted[contestant.name] = each
-                rows[contestant.name] = arena.rows({seed: one.probabilities for seed, one in each.items()})
-                results.append(result_of(contestant.name, each, arena, role=role))
-            for more, more_rows in (baselines(arena, latent=True), _ceiling(arena)):
-                results += more
-                rows |= more_rows
-            first = field[0][0].name
-            metrics = {
-                "format_version": FORMAT_VERSION,
-                "stage": "compare",
-                "task": plan.task.name,
-                "protocol": f"{protocol(arena)} Confusion matrix and calibration are those of {first}.",
-                "seeds": list(plan.seeds),
-                "metric": plan.task.metric,
-                "results": results,
-                "gains": _gains(
-                    [one.name for one, role in field if role == "model"],
-                    rows,
-                    metrics=dict.fromkeys((plan.task.metric, "accuracy")),
-                ),
-                "curves": [
-                    {"seed": seed, "name": name, **record}
-                    for name, each in fitted.items()
-                    for seed, one in each.items()
-                    for record in one.history
-                ],
-                **errors_of(fitted[first], arena),
-            }
+            trials = Trials(arena, folder=folder, tracker=tracker, progress=progress)
+            found = {one.name: search(one, trials, rates=learning_rates) for one, _ in field}
+            metrics = _metrics(field, found, arena, learning_rates)
             with folder.file("predictions.parquet") as temporary:
-                tables = [
-                    predictions(each, arena).append_column("model", pa.array([name] * _count(each)))
-                    for name, each in fitted.items()
-                ]
-                pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")
+                pq.write_table(_predictions(found, arena), temporary, compression="zstd")
             write_results(
                 folder,
                 metrics,
                 title=f"{plan.task.name}: adapters and baselines",
                 settings=resolved,
-                usage=[
-                    f"peterrec finetune --task {plan.task.name} --adapter {first} --encoder {shlex.quote(str(encoder))}"
-                ],
+                usage=_usage(plan, field[0][0].name, found),
                 summary=arena.prepared.summary,
             )
             _track(tracker, metrics)
@@ -179,62 +132,115 @@ def run(
     return metrics
 
 
-def _count(fitted: dict[int, Fitted]) -> int:
-    return sum(len(one.probabilities) for one in fitted.values())
+def _refuse_second_rate(plan: Plan) -> None:
+    for override in plan.overrides:
+        key, _, value = override.partition("=")
+        if key.strip() == "learning_rate":
+            raise SettingsError(
+                f"--set {override}: compare tries the rates of --learning-rates and keeps the best of them. "
+                f"To train everything at this one, give --learning-rates {value.strip()} instead; to take each "
+                f"recipe's own, --learning-rates {OWN}."
+            )
 
 
-def _gains(
-    models: Sequence[str], rows: dict[str, list[ClassificationRows]], *, metrics: Iterable[str]
-) -> list[dict[str, Any]]:
-    """The first model over everything else, the other models over the baselines."""
-    gains = []
-    for metric in metrics:
-        for model in models:
-            for name, theirs in rows.items():
-                if name == model or (model != models[0] and name not in RESERVED):
-                    continue
-                gain = paired_gain(rows[model], theirs, metric=metric)
-                if gain is not None:
-                    gains.append({"metric": metric, "of": model, "over": name, **vars(gain)})
-    return gains
-
-
-def _ceiling(arena: Arena) -> tuple[list[dict[str, Any]], dict[str, list[ClassificationRows]]]:
-    """The oracle of the embedded world: the exact posterior given the history; nothing for real logs."""
-    world = world_of(arena.prepared)
-    if world is None or arena.plan.task.column not in world.parameters.classes:
-        return [], {}
-    started = time.perf_counter()
-    histories, attribute = arena.prepared.sequences("histories"), arena.attribute
-    order = [str(name) for name in world.classes(arena.plan.task.column)]
-    columns = [order.index(name) for name in attribute.classes]
-    tested = np.unique(np.concatenate([attribute.rows[split.test] for split in arena.splits.values()]))
-    items = [arena.prepared.vocabulary.ids(histories.items_of(int(row))) for row in tested]
-    posterior = world.oracle_attribute(arena.plan.task.column, items)[:, columns]
-    found: dict[int, NDArray[np.float64]] = {
-        seed: posterior[np.searchsorted(tested, attribute.rows[split.test])] for seed, split in arena.splits.items()
-    }
-    rows = arena.rows(found)
-    seconds = time.perf_counter() - started
-    return [{"name": "oracle", "role": "ceiling", "metrics": metric_intervals(rows), "seconds": seconds}], {
-        "oracle": rows
+def _resolved(field: Field, arena: Arena, rates: Sequence[float] | None) -> dict[str, Any]:
+    """The settings of the run: what decides whether an interrupted one may go on."""
+    plan = arena.plan
+    own = {one.name: plan.settings(one.adapter) for one, _ in field}
+    apart = ("learning_rate", "seed")  # these differ between trainings
+    shared = dump(own[field[0][0].name])
+    return {
+        "task": dump(plan.task),
+        "contestants": {one.name: _given(dump(one.adapter)) for one, _ in field},
+        "training": {key: value for key, value in shared.items() if key not in apart},
+        "learning_rates": {name: one.learning_rate for name, one in own.items()} if rates is None else sorted(rates),
+        "seeds": list(plan.seeds),
+        "labels": plan.labels,
+        "encoder_revision": encoder_revision(plan.encoder),
+        "vocabulary": arena.prepared.vocabulary.fingerprint,
+        "data": arena.prepared.fingerprint,
     }
 
 
-def _track(tracker: Any, metrics: dict[str, Any]) -> None:
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what is not set: twenty recipes shall stay readable."""
+    return {
+        key: _given(value) if isinstance(value, dict) else value for key, value in values.items() if value is not None
+    }
+
+
+def _metrics(field: Field, found: dict[str, Searched], arena: Arena, rates: Sequence[float] | None) -> dict[str, Any]:
+    plan, first = arena.plan, field[0][0].name
+    results = []
+    for contestant, role in field:
+        searched = found[contestant.name]
+        results.append(
+            {
+                **result_of(contestant.name, searched.fitted, arena, role=role),
+                "learning_rate": searched.learning_rate,
+                "search": searched.tried,
+                "search_seconds": searched.seconds,
+            }
+        )
+    said = notes(results, rates)
+    rows = {
+        name: arena.rows({seed: one.probabilities for seed, one in searched.fitted.items()})
+        for name, searched in found.items()
+    }
+    for more, more_rows in (baselines(arena, latent=True), oracle.ceiling(arena)):
+        results += more
+        rows |= more_rows
+    models = [one.name for one, role in field if role == "model"]
+    searched_by = effort(rates, metric=plan.task.metric, seed=plan.seeds[0])
+    return {
+        "format_version": FORMAT_VERSION,
+        "stage": "compare",
+        "task": plan.task.name,
+        "protocol": f"{protocol(arena)} {searched_by} Confusion matrix and calibration are those of {first}.",
+        "seeds": list(plan.seeds),
+        "metric": plan.task.metric,
+        "learning_rates": None if rates is None else sorted(rates),
+        "reference": reference_of(models),
+        "notes": said,
+        "results": results,
+        "gains": gains_of(models, rows, baselines=RESERVED, metrics=dict.fromkeys((plan.task.metric, "accuracy"))),
+        "curves": [
+            {"seed": seed, "name": name, **record}
+            for name, searched in found.items()
+            for seed, one in searched.fitted.items()
+            for record in one.history
+        ],
+        **errors_of(found[first].fitted, arena),
+    }
+
+
+def _predictions(found: dict[str, Searched], arena: Arena) -> pa.Table:
+    tables = []
+    for name, searched in found.items():
+        table = predictions(searched.fitted, arena)
+        tables.append(table.append_column("model", pa.array([name] * len(table))))
+    return pa.concat_tables(tables)
+
+
+def _usage(plan: Plan, first: str, found: dict[str, Searched]) -> list[str]:
+    rate = f"--set learning_rate={found[first].learning_rate!r}"
+    encoder = shlex.quote(str(plan.encoder))
+    return [f"peterrec finetune --task {plan.task.name} --adapter {first} {rate} --encoder {encoder}"]
+
+
+def _track(tracker: Tracker, metrics: dict[str, Any]) -> None:
     names = sorted({name for result in metrics["results"] for name in result["metrics"]})
     table = []
     for result in metrics["results"]:
         row: list[Any] = [
             result["name"],
             result["role"],
-            result.get("trained_parameters"),
-            result.get("seconds"),
+            *(result.get(name) for name in COSTS),
         ]
         for name in names:
             figure = result["metrics"].get(name, {})
             row += [figure.get("value"), figure.get("low"), figure.get("high")]
         table.append(row)
-    columns = ["name", "role", "trained_parameters", "seconds"]
+    columns = ["name", "role", *COSTS]
     columns += [f"{name}{suffix}" for name in names for suffix in ("", " low", " high")]
     tracker.table("comparison", columns=columns, rows=table)

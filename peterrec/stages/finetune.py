@@ -9,26 +9,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peterrec.baselines.majority import Majority
 from peterrec.catalogue import AdapterRecipe, TaskRecipe, adapter
 from peterrec.data.prepared import PreparedLog, column_options
 from peterrec.encoders.loading import encoder_revision
 from peterrec.evaluation.arena import (
     Arena,
-    baselines,
     errors_of,
     open_arena,
     predictions,
     protocol,
     resolve,
     result_of,
-    run_contestant,
 )
+from peterrec.evaluation.baselines import baselines
+from peterrec.evaluation.trials import Trials
 from peterrec.metrics.intervals import paired_gain
 from peterrec.report.files import write_results
 from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
 from peterrec.settings import dump, to_toml
-from peterrec.task_run import TaskFacts, save_task
+from peterrec.task_run import save_task
 from peterrec.training.progress import Mode
 from peterrec.training.tracking import Mode as TrackerMode
 from peterrec.training.tracking import open_tracker
@@ -77,22 +76,14 @@ def run(
         )
         try:
             contestant = Contestant(recipe.name, recipe)
-            fitted, _ = run_contestant(
-                contestant, arena, folder=folder, tracker=tracker, progress=progress, keep_first=True
-            )
+            trials = Trials(arena, folder=folder, tracker=tracker, progress=progress)
+            fitted = trials.each_seed(contestant, keep_first=True)
             metrics = _metrics(recipe.name, fitted, arena)
             seed, model = plan.seeds[0], fitted[plan.seeds[0]].model
             assert model is not None
-            facts = TaskFacts(
-                task=plan.task,
-                adapter=recipe,
-                classes=arena.attribute.classes,
-                prior=_prior(arena, seed),
-                encoder_revision=resolved["encoder_revision"],
-                vocabulary_fingerprint=resolved["vocabulary"],
-            )
+            facts = trials.facts(contestant, seed=seed)
             with folder.files() as temporary:
-                save_task(model, folder=temporary, facts=facts)
+                save_task(model, folder=temporary, facts=facts, base_model=str(encoder))
                 (temporary / "task.toml").write_text(_recipe_text(plan.task), encoding="utf-8")
                 (temporary / "adapter.toml").write_text(_recipe_text(recipe), encoding="utf-8")
                 pq.write_table(predictions(fitted, arena), temporary / "predictions.parquet", compression="zstd")
@@ -156,11 +147,6 @@ def _parts(arena: Arena, seed: int) -> pa.Table:
     for name, places in vars(split).items():
         part[places] = name
     return pa.table({"user": pa.array(arena.attribute.users.tolist()), "part": pa.array(part.tolist())})
-
-
-def _prior(arena: Arena, seed: int) -> tuple[float, ...]:
-    labels = arena.attribute.labels[arena.splits[seed].train]
-    return tuple(Majority.fit(labels, num_classes=len(arena.attribute.classes)).shares.tolist())
 
 
 def _recipe_text(recipe: TaskRecipe | AdapterRecipe) -> str:

@@ -12,6 +12,7 @@ from peterrec.encoders.dilated import (
     TimeMajorEmbedding,
     TimeMajorLayerNorm,
     TimeMajorLinear,
+    trailing,
 )
 
 
@@ -113,3 +114,30 @@ def test_time_major_layers_equal_the_stock_ones():
 def test_two_sided_convolution_refuses_an_even_kernel():
     with pytest.raises(ValueError, match="odd kernel_size"):
         DilatedConv(4, 4, kernel_size=4, dilation=1, causal=False)
+
+
+@pytest.mark.parametrize(("taps", "dilation", "length"), [(3, 1, 7), (3, 4, 5), (2, 3, 9), (3, 8, 1)])
+def test_the_last_positions_of_a_convolution_are_those_of_all(taps, dilation, length):
+    conv = DilatedConv(4, 6, kernel_size=taps, dilation=dilation, causal=True).double()
+    x = torch.randn(3, length, 4, dtype=torch.float64)
+    whole = conv(x)
+    for positions in (1, 2, length, length + 3):
+        found = conv(x, positions=positions)
+        torch.testing.assert_close(found, whole[:, -positions:], atol=1e-12, rtol=0)
+        if positions < length:  # what stands further back than the taps reach is not read
+            cut = conv(x[:, -(positions + (taps - 1) * dilation) :], positions=positions)
+            torch.testing.assert_close(cut, found, atol=1e-12, rtol=0)
+
+
+def test_a_wrapped_layer_computes_all_positions_and_is_cut_off():
+    conv = DilatedConv(4, 4, kernel_size=3, dilation=1, causal=True)
+
+    class Beside(torch.nn.Module):
+        """What a parallel tuner does: it adds the input."""
+
+        def forward(self, x, domain_ids=None):
+            return conv(x, domain_ids=domain_ids) + x
+
+    x = torch.randn(2, 9, 4)
+    found = trailing(Beside(), x, domain_ids=None, positions=2)
+    torch.testing.assert_close(found, (conv(x) + x)[:, -2:])

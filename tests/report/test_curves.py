@@ -77,3 +77,17 @@ def test_nothing_to_draw() -> None:
     assert draw([{"epoch": 1, "loss": float("nan"), "validation": None}]) == ""
     assert validation_metric([], "accuracy") is None
     assert validation_metric(entries(1, 1), "hr@10") == "accuracy"
+
+
+def test_of_many_models_the_first_and_the_best_are_named() -> None:
+    curves = [entry for i in range(20) for entry in entries(3, 4, name=f"m{i}")]
+    for entry in curves:
+        entry["validation"] = {"accuracy": 0.5 + 0.01 * (int(entry["name"][1:]) % 16) + 0.001 * entry["epoch"]}
+    svg = draw(curves)
+    named = [text for text in texts(svg) if text.startswith("m") or "others" in text]
+    assert named == ["m0", "m12", "m13", "m14", "m15", "15 others"]
+    assert svg.count("var(--line)") > 15 * 3
+    stars = re.findall(r'<use href="[^"]*"[^>]*stroke: var\(--card\)', svg)
+    assert len(stars) == 5 * 3
+    lines = re.findall(r'd="((?:[ML] [0-9.]+ [0-9.]+ ){4})" clip-path', svg)
+    assert len(lines) == 2 * 20 * 3

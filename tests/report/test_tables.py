@@ -5,11 +5,14 @@ import pytest
 from rich.console import Console
 
 from peterrec.report import tables
+from peterrec.report.confusion import class_recalls, confusion_html
+from peterrec.report.console import LONG_LINES, results_table
+from peterrec.report.gains import gains_html
 
 
 def printed(metrics: dict[str, Any], width: int = 100) -> str:
     page = io.StringIO()
-    Console(file=page, width=width).print(tables.results_table(metrics))
+    Console(file=page, width=width).print(results_table(metrics))
     return page.getvalue()
 
 
@@ -40,7 +43,7 @@ def test_the_console_table_fits_100_columns(metrics: dict[str, Any], count: int,
     assert widths(chosen) <= 100
     text = printed(chosen)
     assert "…" not in text
-    shown = count if count <= 4 or count * systems <= tables.LONG_LINES else 4
+    shown = count if count <= 4 or count * systems <= LONG_LINES else 4
     assert text.count("[0.790, 0.830]") == systems * shown
     for name in names[shown:]:
         assert name.replace("ndcg", "NDCG") in " ".join(text.split())
@@ -82,17 +85,17 @@ def test_markup_in_names_is_text(metrics: dict[str, Any]) -> None:
 def test_missing_parts(metrics: dict[str, Any]) -> None:
     assert printed(metrics)
     tables.results_html(metrics)
-    assert tables.gains_html(metrics) == ""
+    assert gains_html(metrics) == ""
 
 
 def test_the_confusion_matrix_is_shaded_by_row(metrics: dict[str, Any]) -> None:
-    page = tables.confusion_html({"labels": ["a", "b", "c"], "matrix": [[3, 1, 0], [0, 0, 0], [1, 1, 2]]})
+    page = confusion_html({"labels": ["a", "b", "c"], "matrix": [[3, 1, 0], [0, 0, 0], [1, 1, 2]]})
     shares = [float(part.split('"')[0]) for part in page.split("--share:")[1:]]
     assert shares == [0.75, 0.25, 0, 0, 0, 0, 0.25, 0.25, 0.5]
     assert "75%" in page
     assert page.count('class="hit"') == 3
-    assert tables.class_recalls({"labels": ["a", "b"], "matrix": [[3, 1], [0, 0]]}) == [
+    assert class_recalls({"labels": ["a", "b"], "matrix": [[3, 1], [0, 0]]}) == [
         ("a", 4, 0.75),
         ("b", 0, None),
     ]
-    assert tables.confusion_html({}) == ""
+    assert confusion_html({}) == ""

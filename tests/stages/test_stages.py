@@ -180,6 +180,7 @@ def test_a_comparison_has_controls_baselines_and_the_oracle(encoder_folder, tmp_
         "gender",
         encoder=encoder_folder,
         output=tmp_path / "compare",
+        learning_rates=[2e-3],
         overrides=["epochs=1", "device=cpu"],
         progress="silent",
     )
@@ -203,7 +204,12 @@ def test_a_comparison_has_controls_baselines_and_the_oracle(encoder_folder, tmp_
     assert over == set(roles) - {"serial"}
     over = {gain["over"] for gain in metrics["gains"] if (gain["metric"], gain["of"]) == ("accuracy", "full")}
     assert over == {"bag_of_items", "lsa", "majority", "oracle"}
-    assert (tmp_path / "compare" / "report.html").is_file()
+    over = {gain["over"] for gain in metrics["gains"] if (gain["metric"], gain["of"]) == ("accuracy", "none")}
+    assert over == {"full", "bag_of_items", "lsa", "majority", "oracle"}
+    page = (tmp_path / "compare" / "report.html").read_text()
+    for shown in ("against trained parameters", "over full", "learning rate", "peak memory", "of the search"):
+        assert shown in page
+    assert read(tmp_path / "compare") == json.loads(json.dumps(metrics))
 
 
 def test_evaluating_again_gives_the_same_figures(encoder_folder, task_folder, tmp_path):

@@ -3,5 +3,6 @@
 from peterrec.tuners.patch.config import PatchConfig
 from peterrec.tuners.patch.layer import PatchLayer
 from peterrec.tuners.patch.model import PatchModel
+from peterrec.tuners.patch.norm import NormLayer
 
-__all__ = ["PatchConfig", "PatchLayer", "PatchModel"]
+__all__ = ["NormLayer", "PatchConfig", "PatchLayer", "PatchModel"]

@@ -1,27 +1,37 @@
-"""A dilated convolution with patches behind it."""
+"""A module of a block with patches behind it or beside it."""
 
 import torch
 from torch import Tensor, nn
 
-from peterrec.encoders.dilated import DilatedConv, TimeMajorLinear
+from peterrec.encoders.dilated import TimeMajorLinear
 from peterrec.tuners.layer import TunerLayer
 from peterrec.tuners.patch.config import PatchConfig
+from peterrec.tuners.patch.placement import PLACEMENTS
+
+MERGE_REFUSED = (
+    "A patch cannot be merged: its bottleneck is not linear, so no weight of the encoder equals it. "
+    "Keep the adapter, or call unload() to get the frozen encoder back."
+)
+UNMERGE_REFUSED = "A patch is never merged, so there is nothing to unmerge."
 
 
 class PatchLayer(TunerLayer):
-    """Wraps a convolution: `y = conv(x)`, then `y + Up(activation(Down(y)))` for each active patch in turn.
+    """Wraps a module of width D, `y = module(x)`, and adds each active patch in turn.
 
-    `Up` starts at zero, so that the patched encoder equals the frozen one exactly at step 0.
+    A serial patch maps y to `y + P(y)`, a parallel one to `y + P(x)`, or with its shortcut `y + x + P(x)`, where
+    `P(x) = Up(activation(Down(x)))`. `Up` starts at zero.
     """
 
     adapter_layer_names = ("peterrec_patch_down", "peterrec_patch_up")
-    other_param_names = ("activation", "dropout")
+    other_param_names = ("placement", "shortcut", "activation", "dropout")
 
-    def __init__(self, base_layer: DilatedConv, adapter_name: str, config: PatchConfig):
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: PatchConfig, *, channels: int):
         super().__init__(base_layer, adapter_name)
-        self.channels = base_layer.linear.out_features
+        self.channels = channels
         self.peterrec_patch_down = nn.ModuleDict()
         self.peterrec_patch_up = nn.ModuleDict()
+        self.placement: dict[str, str] = {}
+        self.shortcut: dict[str, bool] = {}
         self.activation: dict[str, str] = {}
         self.dropout: dict[str, float] = {}
         self.update_layer(adapter_name, config)
@@ -35,30 +45,35 @@ class PatchLayer(TunerLayer):
             nn.init.zeros_(up.bias)
         self.peterrec_patch_down[adapter_name] = down
         self.peterrec_patch_up[adapter_name] = up
+        self.placement[adapter_name] = config.placement
+        self.shortcut[adapter_name] = config.shortcut
         self.activation[adapter_name] = config.activation
         self.dropout[adapter_name] = config.dropout
-        device = next(self.base_layer.parameters()).device
-        self._move_adapter_to_device_of_base_layer(adapter_name, device=device)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refused: a patch is not linear, so no weight of the convolution can take its place."""
-        raise ValueError(
-            "A patch cannot be merged: its bottleneck is not linear, so no convolution weight equals it. "
-            "Keep the adapter, or call unload() to get the frozen encoder back."
-        )
+        """Refused: a patch is not linear, so no weight can take its place."""
+        raise ValueError(MERGE_REFUSED)
 
     def unmerge(self) -> None:
         """Refused, since nothing can have been merged."""
-        raise ValueError("A patch is never merged, so there is nothing to unmerge.")
+        raise ValueError(UNMERGE_REFUSED)
 
     def holds(self, adapter_name: str) -> bool:
         return adapter_name in self.peterrec_patch_down
 
+    def run_base(self, x: Tensor, *args: Tensor | None, domain_ids: Tensor | None) -> Tensor:
+        if isinstance(self.base_layer, nn.ReLU):  # the one patched module that knows of no domains
+            return self.base_layer(x)
+        return super().run_base(x, *args, domain_ids=domain_ids)
+
     def adapt(self, adapter_name: str, x: Tensor, y: Tensor, domain_ids: Tensor | None) -> Tensor:
         down, up = self.peterrec_patch_down[adapter_name], self.peterrec_patch_up[adapter_name]
         assert isinstance(down, TimeMajorLinear)
-        inner = down(y.to(down.weight.dtype))
+        source = x if PLACEMENTS[self.placement[adapter_name]].parallel else y
+        inner = down(source.to(down.weight.dtype))
         inner = torch.relu(inner) if self.activation[adapter_name] == "relu" else nn.functional.gelu(inner)
         inner = nn.functional.dropout(inner, self.dropout[adapter_name], self.training)
+        if self.shortcut[adapter_name]:
+            y = y + x
         return y + up(inner).to(y.dtype)

@@ -163,21 +163,6 @@ def test_loading_with_little_memory(tmp_path, ids):
     assert torch.equal(again(ids).user_vector, patched(ids).user_vector)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"bottleneck": 0}, "bottleneck"),
-        ({"bottleneck": "8"}, "bottleneck"),
-        ({"placement": "serial"}, "placement"),
-        ({"activation": "tanh"}, "activation"),
-        ({"dropout": 1.0}, "dropout"),
-    ],
-)
-def test_wrong_settings_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        PatchConfig(**settings)
-
-
 def test_a_patch_goes_on_convolutions_only():
     with pytest.raises(ValueError, match="dilated convolution"):
         get_peft_model(make(), PatchConfig(bottleneck=2, target_modules=["norm"]))

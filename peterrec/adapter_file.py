@@ -1,0 +1,208 @@
+"""Adapter folders in peft's format that name their encoder: saving, loading with every check, swapping weights.
+
+Two files: adapter_config.json and adapter_model.safetensors. The second also holds a task's head, under `head.`, and
+in its metadata the revision of the encoder and the fingerprint of its item vocabulary. Plain peft loads the folder on
+the bare encoder and passes over the rest; only the functions here compare encoder and adapter.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from peterrec.adapter_config import CONFIG, config_text, difference, read_adapter_config
+from peterrec.adapter_weights import WEIGHTS, Pairing, check_pairing, fill, read_weights, write_weights
+from peterrec.atomic import atomic_file, sync
+from peterrec.encoders.loading import open_encoder
+from peterrec.errors import RefusedError, SettingsError
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+
+HEAD = "head."
+_PAIRED = "_peterrec_pairing"  # attribute of a PeftModel: which encoder is in it
+
+
+def adapter_weights(model: "PeftModel", *, adapter_name: str = "default") -> dict[str, Tensor]:
+    """The tensors of an adapter under the names of its file; they share memory with the model."""
+    from peft import get_peft_model_state_dict
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    state = dict(model.state_dict())
+    nothing = torch.empty(0)  # where another adapter trains rows and this one does not, peft would miss its tensor
+    for path, module in model.named_modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            for name in module.adapter_state_dict_load_map(adapter_name).values():
+                state.setdefault(f"{path}.{name}", nothing)
+    # the item table belongs to the encoder, whatever is targeted
+    found = get_peft_model_state_dict(model, state_dict=state, adapter_name=adapter_name, save_embedding_layers=False)
+    return {name: tensor.detach() for name, tensor in found.items() if tensor is not nothing}
+
+
+def save_adapter(
+    encoder: "PeftModel",
+    folder: Path,
+    *,
+    encoder_revision: str,
+    vocabulary_fingerprint: str,
+    head: nn.Module | None = None,
+    base_model: str = "",
+    adapter_name: str = "default",
+) -> None:
+    """Writes an adapter, and the head of its task if given, into `folder`; other files there stay.
+
+    `base_model` is where peft's Auto classes will look for the encoder: its folder, or its name on the hub. A crash
+    leaves the old adapter, the new one, or one without configuration, which nothing loads. Raises ResourceError.
+    """
+    folder = Path(folder)
+    tensors = adapter_weights(encoder, adapter_name=adapter_name)
+    tensors |= {} if head is None else {f"{HEAD}{name}": tensor for name, tensor in head.state_dict().items()}
+    text = config_text(encoder.peft_config[adapter_name], base_model=base_model)
+    with atomic_file(folder / CONFIG) as config_file, atomic_file(folder / WEIGHTS) as weights_file:
+        config_file.write_text(text, encoding="utf-8")
+        write_weights(tensors, weights_file, pairing=Pairing(encoder_revision, vocabulary_fingerprint))
+        sync(config_file)
+        sync(weights_file)
+        (folder / CONFIG).unlink(missing_ok=True)  # old settings must not meet new weights
+
+
+def load_adapter(
+    folder: Path, *, encoder: Path | None = None, adapter_name: str = "default", unchecked: bool = False
+) -> "PeftModel":
+    """The encoder with the adapter of `folder` around it, in evaluation mode.
+
+    The encoder is the one in the folder `encoder`, else the one that the adapter's configuration names. `unchecked`
+    takes an adapter that names no encoder, as plain peft writes them; one that names another is refused all the same.
+    Raises SettingsError where adapter or encoder are not there, RefusedError where they do not fit or are damaged.
+    """
+    folder = Path(folder)
+    config = read_adapter_config(folder)
+    tensors, wanted = read_weights(folder / WEIGHTS)
+    found = Path(encoder) if encoder is not None else Path(str(config.base_model_name_or_path or ""))
+    if not (found / "config.json").is_file() or (encoder is None and not config.base_model_name_or_path):
+        where = f"its encoder is not at {found}" if config.base_model_name_or_path or encoder else "it names no encoder"
+        raise SettingsError(f"{folder}: {where}; give encoder=FOLDER{f' ({wanted})' if wanted else ''}.")
+    given = Pairing.of(found)
+    check_pairing(folder / WEIGHTS, wanted, given, encoder=str(found), unchecked=unchecked)
+    from peft import get_peft_model
+
+    config.base_model_name_or_path = None  # peft warns where it is not what the encoder calls itself
+    with torch.random.fork_rng(devices=[]):  # loading draws weights before it overwrites them
+        bare, _ = open_encoder(found)
+        with _refusing(folder):
+            model: Any = get_peft_model(bare, config, adapter_name=adapter_name)
+    config.base_model_name_or_path = str(found)
+    remember(model, given)
+    _fill(model, tensors, adapter_name=adapter_name, path=folder / WEIGHTS)
+    return model.eval()
+
+
+def load_head(folder: Path, *, head: nn.Module) -> None:
+    """Puts the head that was saved with the adapter of `folder` into `head`, a module of the same shape.
+
+    Raises RefusedError where the tensors are damaged or do not fit.
+    """
+    path = Path(folder) / WEIGHTS
+    tensors, _ = read_weights(path)
+    own = {f"{HEAD}{name}": tensor for name, tensor in head.state_dict().items()}
+    fill(own, {name: tensor for name, tensor in tensors.items() if name.startswith(HEAD)}, path=path)
+
+
+def add_adapter_from(
+    model: "PeftModel", folder: Path, *, adapter_name: str, encoder: Path | None = None, unchecked: bool = False
+) -> None:
+    """Adds the adapter of `folder` to a model beside those it holds, under a name of its own; it is not made active.
+
+    `encoder` is the folder that the model's encoder came from; models of `load_adapter` and `load_task` know it.
+    Raises SettingsError for a name in use or an encoder not named, RefusedError as `load_adapter` does.
+    """
+    folder = Path(folder)
+    if adapter_name in model.peft_config:
+        raise SettingsError(f"The model already holds an adapter {adapter_name!r}; choose another name.")
+    config, tensors = _checked(model, folder, encoder=encoder, unchecked=unchecked)
+    config.inference_mode = True
+    training = model.training
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with _refusing(folder):
+                model.add_adapter(adapter_name, config)
+            _fill(model, tensors, adapter_name=adapter_name, path=folder / WEIGHTS)
+        except RefusedError:
+            if adapter_name in model.peft_config:
+                model.delete_adapter(adapter_name)
+            raise
+    model.train(training)
+
+
+def hot_swap(
+    model: "PeftModel",
+    folder: Path,
+    *,
+    adapter_name: str = "default",
+    encoder: Path | None = None,
+    unchecked: bool = False,
+) -> None:
+    """Copies the weights of another adapter with the same configuration over those of `adapter_name`, in place.
+
+    Nothing is built and a compiled model is not compiled again. `encoder`: as for `add_adapter_from`. Raises
+    SettingsError for a name that the model does not hold, RefusedError for other settings and as `load_adapter` does.
+    """
+    folder = Path(folder)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
+    if adapter_name not in model.peft_config:
+        raise SettingsError(f"The model holds no adapter {adapter_name!r}, but {', '.join(model.peft_config)}.")
+    config, tensors = _checked(model, folder, encoder=encoder, unchecked=unchecked)
+    odd = difference(model.peft_config[adapter_name], config)
+    if odd is not None:
+        raise RefusedError(
+            f"{folder} cannot take the place of {adapter_name!r}: {odd} is {getattr(config, odd, None)!r}, not "
+            f"{getattr(model.peft_config[adapter_name], odd, None)!r}. Add it with add_adapter_from instead."
+        )
+    if any(getattr(module, "merged", False) for module in model.modules()):
+        raise RefusedError(f"{folder} cannot be swapped in: the model's adapters are merged. Call unmerge_adapter().")
+    _fill(model, tensors, adapter_name=adapter_name, path=folder / WEIGHTS)
+
+
+def remember(model: "PeftModel", pairing: Pairing) -> None:
+    """Notes on a model which encoder is in it, for the adapters that are added or swapped in later."""
+    setattr(model, _PAIRED, pairing)
+
+
+def _checked(
+    model: "PeftModel", folder: Path, *, encoder: Path | None, unchecked: bool
+) -> tuple["PeftConfig", dict[str, Tensor]]:
+    """What is in an adapter folder, once its encoder is that of the model."""
+    config = read_adapter_config(folder)
+    tensors, wanted = read_weights(folder / WEIGHTS)
+    given = getattr(model, _PAIRED, None) if encoder is None else Pairing.of(Path(encoder))
+    if given is None:
+        raise SettingsError(
+            f"{folder}: nothing says which encoder the model was made with; give encoder=FOLDER, where it was loaded "
+            "from."
+        )
+    check_pairing(
+        folder / WEIGHTS, wanted, given, encoder=f"the model's encoder {encoder or ''}".rstrip(), unchecked=unchecked
+    )
+    return config, tensors
+
+
+def _fill(model: "PeftModel", tensors: Mapping[str, Tensor], *, adapter_name: str, path: Path) -> None:
+    """Puts the tensors of a file, but for the head, into an adapter of the model."""
+    mine = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)}
+    fill(adapter_weights(model, adapter_name=adapter_name), mine, path=path)
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """What peft says of a configuration that does not fit the encoder, as a refusal that names the folder."""
+    try:
+        with warnings.catch_warnings():
+            # LN tuning copies whole modules; that they are ours and not torch's is no risk of the user's
+            warnings.filterwarnings("ignore", message="Unsupported layer type '<class 'peterrec", category=UserWarning)
+            yield
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RefusedError(f"{folder}: its {CONFIG} does not fit the encoder: {error}") from error

@@ -1,0 +1,118 @@
+"""adapter_model.safetensors: the tensors of a task, and in their metadata the encoder that they belong to."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from peterrec.atomic import readable
+from peterrec.encoders.loading import encoder_revision, read_config
+from peterrec.errors import RefusedError
+
+WEIGHTS = "adapter_model.safetensors"
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which encoder weights belong to: its revision, and the fingerprint of the vocabulary of its rows."""
+
+    encoder_revision: str
+    vocabulary_fingerprint: str
+
+    @classmethod
+    def of(cls, encoder: Path) -> "Pairing":
+        """That of the encoder saved in a folder; raises SettingsError, RefusedError as `encoder_revision` does."""
+        return cls(encoder_revision(encoder), read_config(encoder).vocabulary_fingerprint)
+
+    def __str__(self) -> str:
+        return f"revision {self.encoder_revision}, vocabulary {self.vocabulary_fingerprint[:16] or 'none'}"
+
+
+def write_weights(tensors: Mapping[str, Tensor], path: Path, *, pairing: Pairing) -> None:
+    """Writes tensors as safetensors whose metadata name their encoder; the same tensors give the same bytes."""
+    own: dict[str, Tensor] = {}
+    storages = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.clone() if storage in storages else tensor  # safetensors takes no shared memory
+        storages.add(storage)
+    save_file(own, path, metadata={"format": "pt", "peterrec_format": FORMAT, **asdict(pairing)})
+    _sort_metadata(path)
+    readable(path)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Pairing | None]:
+    """The tensors of a file and the encoder that it names, None where it names none.
+
+    Raises RefusedError where the file is absent, damaged, or of a newer format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = file.metadata() or {}
+            if told.get("peterrec_format", FORMAT) != FORMAT:
+                raise RefusedError(
+                    f"{path} has the format {told['peterrec_format']}, this version reads {FORMAT}; upgrade peterrec."
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise RefusedError(f"{path} cannot be read ({error}); the adapter is damaged or incomplete.") from None
+    named = [told.get(key, "") for key in ("encoder_revision", "vocabulary_fingerprint")]
+    return tensors, Pairing(*named) if named[0] else None
+
+
+def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, path: Path) -> None:
+    """Copies the tensors of a file in place into `own`, which must have the same names and shapes.
+
+    Raises RefusedError naming the first tensor that is missing, unknown, of another shape or not finite; then nothing
+    was changed.
+    """
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in tensors:
+            raise RefusedError(f"{path} lacks the weights {name}; the adapter is incomplete or of another model.")
+        if name not in own:
+            raise RefusedError(f"{path} holds the weights {name}, which the model has no place for.")
+        if tensors[name].shape != own[name].shape:
+            raise RefusedError(f"{path}: {name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}.")
+        if not tensors[name].isfinite().all():
+            raise RefusedError(f"{path}: {name} holds numbers that are not finite; the adapter is damaged.")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def check_pairing(path: Path, wanted: Pairing | None, given: Pairing, *, encoder: str, unchecked: bool = False) -> None:
+    """Raises RefusedError unless the encoder `given` is the one that the adapter file `path` was trained with."""
+    if wanted is None:
+        if unchecked:
+            return
+        raise RefusedError(
+            f"{path} does not say which encoder it was trained with (plain peft wrote it), so the pairing cannot be "
+            f"checked. If you know that it belongs to {encoder}, load it with unchecked=True; save_adapter then writes "
+            "it with the name of its encoder."
+        )
+    if wanted == given:
+        return
+    what = "encoder" if wanted.vocabulary_fingerprint == given.vocabulary_fingerprint else "item vocabulary"
+    raise RefusedError(
+        f"{path.parent} was trained with another {what}: it is an adapter for the encoder weights of {wanted}, but "
+        f"{encoder} holds {given}. Give the encoder that it was trained with, or train an adapter for this one."
+    )
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes metadata in random order; sorted, the bytes of a file depend on its content alone."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        assert len(text) == size
+        file.seek(8)
+        file.write(text)

@@ -1,0 +1,127 @@
+"""Equal search effort: every contestant tries the same learning rates on one seed, judged by validation users."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peterrec.errors import DivergedError, SettingsError
+from peterrec.evaluation.trials import Trial, Trials
+from peterrec.transfer import Contestant, Fitted
+
+RATES = (5e-4, 2e-3, 8e-3)
+OWN = "recipe"  # each recipe's own rate, no search
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A contestant at its chosen rate for every seed, and each rate that was tried on the first one.
+
+    `tried` has {learning_rate, validation, best_epoch}, and `diverged` where the training did not hold.
+    """
+
+    fitted: dict[int, Fitted]
+    learning_rate: float
+    tried: list[dict[str, Any]]
+    seconds: float | None  # of all trainings of the search; None without one
+
+
+def parse_rates(text: str) -> tuple[float, ...] | None:
+    """The grid that `--learning-rates` names, rising; None for `recipe`. Raises SettingsError."""
+    if text.strip() == OWN:
+        return None
+    try:
+        rates = sorted(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise SettingsError(f"--learning-rates {text!r}: {_WANTED}") from None
+    check_rates(rates)
+    return tuple(rates)
+
+
+def check_rates(rates: Sequence[float]) -> None:
+    """Raises SettingsError for a grid that is empty, names a rate twice, or one that is no rate."""
+    if not rates or any(not math.isfinite(rate) or rate <= 0 for rate in rates) or len(set(rates)) < len(rates):
+        raise SettingsError(f"--learning-rates {', '.join(f'{rate:g}' for rate in rates) or 'none'}: {_WANTED}")
+
+
+_WANTED = (
+    f"expected different numbers above 0, such as {','.join(f'{rate:g}' for rate in RATES)}, or the word {OWN} "
+    "(each recipe's own rate, without a search)."
+)
+
+
+def search(contestant: Contestant, trials: Trials, *, rates: Sequence[float] | None) -> Searched:
+    """Trains a contestant with each of `rates` on the first seed and with the best of them on the others.
+
+    The best has the highest watched figure on the validation users; of equals the smallest rate counts. A rate at
+    which the training diverges is out; DivergedError is raised where all of them do. Without `rates` the recipe's own
+    is taken.
+    """
+    plan = trials.arena.plan
+    if rates is None:
+        rate = plan.settings(contestant.adapter).learning_rate
+        return Searched(trials.each_seed(contestant), rate, tried=[], seconds=None)
+    first = plan.seeds[0]
+    held: dict[float, Fitted] = {}
+    tried: list[dict[str, Any]] = []
+    problem: DivergedError | None = None
+    for rate in sorted(rates):
+        entry: dict[str, Any] = {"learning_rate": rate, "validation": None, "best_epoch": None}
+        try:
+            held[rate] = found = trials.run(Trial(contestant, first, rate))
+            entry |= {"validation": found.validation, "best_epoch": found.best_epoch}
+        except DivergedError as error:
+            problem = error
+            entry["diverged"] = True
+        tried.append(entry)
+    if not held:
+        assert problem is not None
+        raise DivergedError(f"{contestant.name} diverged at every learning rate that was tried. At the last: {problem}")
+    chosen = best_rate({rate: fitted.validation for rate, fitted in held.items()})
+    return Searched(
+        {seed: held[chosen] if seed == first else trials.run(Trial(contestant, seed, chosen)) for seed in plan.seeds},
+        chosen,
+        tried=tried,
+        seconds=sum(fitted.seconds for fitted in held.values()),
+    )
+
+
+def best_rate(validation: Mapping[float, float | None]) -> float:
+    """The rate with the highest figure; of equals the smallest, and the smallest of all where there is no figure.
+
+    >>> best_rate({0.1: 0.8, 0.01: 0.8, 0.001: None})
+    0.01
+    """
+    return max(sorted(validation), key=lambda rate: -math.inf if (v := validation[rate]) is None else v)
+
+
+def effort(rates: Sequence[float] | None, *, metric: str, seed: int) -> str:
+    """In words: how each contestant came to its learning rate."""
+    if rates is None:
+        return "Each recipe trains at its own learning rate; none was searched for."
+    listed = ", ".join(f"{rate:g}" for rate in sorted(rates))
+    if len(rates) == 1:
+        return f"Every adapter and control trains at the learning rate {listed}."
+    return (
+        f"Equal search effort: every adapter and control is trained with each learning rate of {listed} on seed "
+        f"{seed}; the one with the best {metric} on validation users of seed {seed} is kept (of equals the smallest) "
+        "and trains the other seeds."
+    )
+
+
+def notes(results: Sequence[Mapping[str, Any]], rates: Sequence[float] | None) -> list[str]:
+    """What a reader of the search should know: rates at the edge of the grid, trainings that diverged."""
+    if rates is None:
+        return []
+    said = []
+    for end, rate in (("smallest", min(rates)), ("largest", max(rates))) if len(rates) > 1 else ():
+        names = ", ".join(str(result["name"]) for result in results if result.get("learning_rate") == rate)
+        if names:
+            said.append(
+                f"Chosen at the edge of the grid: {rate:g} is its {end} learning rate ({names}); "
+                f"one beyond it may do better."
+            )
+    for result in results:
+        if out := [f"{one['learning_rate']:g}" for one in result.get("search") or [] if one.get("diverged")]:
+            said.append(f"{result['name']} diverged at {', '.join(out)}, which was left out.")
+    return said

@@ -1,0 +1,272 @@
+"""Recipes put into effect: what trains, what stays, what the encoder is at step 0, and recipes that do not fit."""
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from peterrec import catalogue
+from peterrec.adaptation import adapt, build
+from peterrec.adapter_recipe import AdapterRecipe
+from peterrec.data.vocabulary import TCL
+from peterrec.encoders.config import NextItNetConfig
+from peterrec.encoders.nextitnet import NextItNet
+from peterrec.errors import SettingsError
+from peterrec.settings import validate
+
+D, V, BLOCKS = 16, 40, 2
+CONVS = 2 * BLOCKS  # of plain blocks
+RECIPES = catalogue.names("adapters")
+NOT_THE_IDENTITY = {"parallel_published"}
+TASK = catalogue.task("gender")
+
+
+def encoder(block: str = "plain", *, dropout: float = 0.0) -> NextItNet:
+    """Two blocks, with weights and biases away from their start values, so that a lost one shows."""
+    dilations = (1, 2, 1, 2) if block == "plain" else (1, 2)
+    torch.manual_seed(0)
+    model = NextItNet(NextItNetConfig(vocab_size=V, hidden_size=D, dilations=dilations, block=block, dropout=dropout))
+    with torch.no_grad():
+        for parameter in model.blocks.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+def histories() -> torch.Tensor:
+    """Rows `(6, 12)` of several lengths, each with TCL as its last event."""
+    ids = torch.randint(3, V, (6, 12), generator=torch.Generator().manual_seed(1))
+    for row, length in enumerate((12, 11, 9, 7, 5, 2)):
+        ids[row, length - 1] = TCL
+        ids[row, length:] = 0
+    return ids
+
+
+def recipe(text: dict, *, name: str = "mine") -> AdapterRecipe:
+    return validate(AdapterRecipe, {"name": name, **text}, origin="test")
+
+
+def peft_recipe(method: str, where: str, **options) -> AdapterRecipe:
+    table = {"method": method, "where": where, "options": options}
+    rows = {"train_tcl": True} if method == "trainable_tokens" else {}
+    return recipe({"tuner": "peft", "peft": table, **rows})
+
+
+def states(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(histories()).last_hidden_state
+
+
+def train(model: torch.nn.Module, loss, *, steps: int = 3) -> None:
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.5)
+    model.train()
+    for step in range(steps):
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        loss(model).backward()
+        optimizer.step()
+    model.eval()
+
+
+def far_from_zero(model: torch.nn.Module) -> torch.Tensor:
+    target = torch.randn(6, 12, D, generator=torch.Generator().manual_seed(2))
+    return (model(histories()).last_hidden_state - target).square().mean()
+
+
+def trained(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("block", ["plain", "bottleneck"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_starts_from_the_encoder_and_trains_only_what_is_its_own(name, block):
+    adapter = catalogue.adapter(name)
+    if (name, block) == ("parallel_unit", "bottleneck"):
+        with pytest.raises(SettingsError, match=r"adapter parallel_unit: .*BottleneckBlock"):
+            adapt(encoder(block), adapter, readout="tcl")
+        return
+    base = encoder(block)
+    before = states(base)
+    weights = dict(base.named_parameters())
+    bytes_before = {key: weight.detach().numpy().tobytes() for key, weight in weights.items()}
+    task = TASK.model_copy(update={"readout": "tcl"})
+    model = build(base, adapter=adapter, task=task, num_classes=2)
+
+    start = states(model.encoder)
+    if name in NOT_THE_IDENTITY:
+        assert not torch.allclose(start, before, atol=0.01)
+    else:
+        torch.testing.assert_close(start, before, rtol=0, atol=2e-6)
+    held = {id(parameter) for parameter in model.parameters()}
+    assert all(id(weight) in held for weight in weights.values()), "the frozen weights are those of the model"
+
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    with torch.no_grad():
+        first = model(histories(), labels=labels).logits
+    train(model, lambda model: model(histories(), labels=labels).loss)
+    changed = {key for key, weight in weights.items() if weight.detach().numpy().tobytes() != bytes_before[key]}
+    assert changed == (set(weights) if adapter.tuner == "full" else set())
+    with torch.no_grad():
+        assert not torch.allclose(model(histories()).logits, first, atol=1e-4)
+    assert torch.equal(states(model.encoder), start) == (adapter.tuner == "none")
+
+
+PATCH = D * 2 + 2 + 2 * D + D  # D / 8 = 2 channels inside
+NORMS = CONVS * 2 * D
+HALF = D // 2  # channels inside a bottleneck block
+COUNTS = {
+    ("none", "plain"): 0,
+    ("serial", "plain"): CONVS * PATCH + D,
+    ("serial_block", "plain"): BLOCKS * PATCH + D,
+    ("serial_top", "plain"): CONVS * PATCH,
+    ("parallel", "plain"): CONVS * PATCH + D,
+    ("parallel_unit", "plain"): CONVS * PATCH + D,
+    ("parallel_published", "plain"): CONVS * (D * 4 + 4 + 4 * D + D) + NORMS,
+    ("star_full", "plain"): CONVS * (3 * D * D + D) + D,
+    ("star_low_rank", "plain"): CONVS * (4 * (3 * D + D) + D) + D,
+    ("star", "plain"): CONVS * (D + D) + D,
+    ("lora", "plain"): CONVS * 8 * (3 * D + D) + D,
+    ("lora", "bottleneck"): BLOCKS * 8 * (D + HALF + 3 * HALF + HALF + HALF + D) + D,
+    ("dora", "plain"): CONVS * (8 * (3 * D + D) + D) + D,
+    ("rslora", "plain"): CONVS * 16 * (3 * D + D) + D,
+    ("ia3", "plain"): CONVS * D,
+    ("ia3", "bottleneck"): BLOCKS * (HALF + HALF + D),
+    ("biases", "plain"): CONVS * D,
+    ("ln_tuning", "plain"): NORMS,
+    ("ln_tuning", "bottleneck"): BLOCKS * 2 * (D + HALF + HALF),
+    ("tcl", "plain"): D,
+    ("last_1", "plain"): 2 * (3 * D * D + D + 2 * D),
+    ("last_2", "plain"): 4 * (3 * D * D + D + 2 * D),
+    ("full", "plain"): V * D + CONVS * (3 * D * D + D) + NORMS,
+}
+
+
+@pytest.mark.parametrize(("name", "block"), COUNTS)
+def test_trained_weights_by_hand(name, block):
+    assert trained(adapt(encoder(block), catalogue.adapter(name), readout="tcl")) == COUNTS[name, block]
+
+
+def test_every_recipe_of_the_catalogue_is_counted():
+    assert {name for name, _ in COUNTS} == set(RECIPES)
+
+
+def test_the_tcl_row_trains_only_where_it_is_read():
+    for name in ("serial", "star", "lora"):
+        adapter = catalogue.adapter(name)
+        read, unread = (trained(adapt(encoder(), adapter, readout=readout)) for readout in ("tcl", "mean"))
+        assert read - unread == D
+    frozen = catalogue.adapter("serial").model_copy(update={"train_tcl": False})
+    assert trained(adapt(encoder(), frozen, readout="tcl")) == CONVS * PATCH
+
+
+def test_a_readout_of_the_adapter_takes_the_place_of_the_tasks():
+    assert TASK.readout != "tcl"
+    model = build(encoder(), adapter=catalogue.adapter("tcl"), task=TASK, num_classes=2)
+    assert model.readout == "tcl"
+    assert build(encoder(), adapter=catalogue.adapter("serial"), task=TASK, num_classes=2).readout == TASK.readout
+    without = catalogue.adapter("tcl").model_copy(update={"readout": None})
+    with pytest.raises(SettingsError, match=r"adapter tcl: it trains the TCL row alone, .* 'mean' does not read"):
+        build(encoder(), adapter=without, task=TASK, num_classes=2)
+    adapt(encoder(), without, readout="tcl")
+
+
+def test_tcl_changes_no_state_before_it():
+    model = adapt(encoder(), catalogue.adapter("tcl"), readout="mean")
+    before = states(model)
+    train(model, far_from_zero)
+    after = states(model)
+    assert torch.equal(after[0, :11], before[0, :11])
+    assert not torch.allclose(after[0, 11], before[0, 11], atol=1e-4)
+
+
+def test_blocks_are_counted_from_the_top():
+    model = adapt(encoder(), catalogue.adapter("last_1"), readout="mean")
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(name.startswith("base_model.model.blocks.1.") for name in names)
+    for table in (
+        {"tuner": "patch", "patch": {"blocks": 1}},
+        {"tuner": "star", "star": {"blocks": 1}},
+        {"tuner": "peft", "peft": {"method": "lora", "where": "convolutions", "blocks": 1}},
+        {"tuner": "peft", "peft": {"method": "ln_tuning", "where": "norms", "blocks": 1}},
+    ):
+        model = adapt(encoder(), recipe(table), readout="mean")
+        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        assert names
+        assert all(".blocks.1." in name for name in names)
+
+
+def test_dropout_is_off_in_frozen_blocks_and_on_in_trained_ones():
+    def quiet(name: str) -> bool:
+        model = build(encoder(dropout=0.5), adapter=catalogue.adapter(name), task=TASK, num_classes=2)
+        model.train()
+        first, second = (model.user_vectors(histories()) for _ in range(2))
+        return torch.equal(first, second)
+
+    assert quiet("none")
+    assert quiet("serial")
+    assert quiet("ia3")
+    assert not quiet("last_1")
+    assert not quiet("full")
+
+
+def test_partitioned_norms_and_several_domains():
+    several = recipe({"tuner": "star", "star": {"domains": 3, "form": "per_channel"}})
+    model = adapt(encoder(), several, readout="mean")
+    assert trained(model) == 3 * CONVS * (D + D)
+    ids = torch.tensor([0, 1, 2, 0, 1, -1])
+    torch.testing.assert_close(model.eval()(histories(), domain_ids=ids).last_hidden_state, states(encoder()))
+    with pytest.raises(SettingsError, match=r"star\.domains = 3, but a task names no domain"):
+        build(encoder(), adapter=several, task=TASK, num_classes=2)
+    norms = recipe({"tuner": "star", "star": {"norms": True}})
+    assert trained(adapt(encoder(), norms, readout="mean")) > trained(
+        adapt(encoder(), recipe({"tuner": "star", "star": {}}), readout="mean")
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"tuner": "patch", "patch": {"blocks": 9}}, "adapter mine: patch.blocks = 9, but the encoder has 2 blocks"),
+        ({"tuner": "star", "star": {"blocks": 9}}, "adapter mine: star.blocks = 9, but the encoder has 2 blocks"),
+        (
+            {"tuner": "peft", "peft": {"method": "ia3", "where": "convolutions", "blocks": 3}},
+            "adapter mine: peft.blocks = 3, but the encoder has 2 blocks",
+        ),
+        ({"tuner": "patch", "patch": {"reduction": 32}}, "patch.reduction = 32: leaves no channel"),
+        (
+            {"tuner": "peft", "peft": {"method": "c3a", "where": "convolutions", "options": {"block_size": 5}}},
+            "adapter mine: ",
+        ),
+    ],
+)
+def test_recipes_that_do_not_fit_the_encoder(table, message):
+    with pytest.raises(SettingsError) as caught:
+        adapt(encoder(), recipe(table), readout="mean")
+    assert message in str(caught.value)
+
+
+def test_a_file_holds_the_adapter_alone(tmp_path):
+    for name, held in (("last_1", 8), ("tcl", 1), ("serial", 4 * CONVS + 1)):
+        model = adapt(encoder(), catalogue.adapter(name), readout="tcl")
+        assert isinstance(model, PeftModel)
+        model.save_pretrained(str(tmp_path / name), save_embedding_layers=False)
+        tensors = load_file(tmp_path / name / "adapter_model.safetensors")
+        assert len(tensors) == held
+        assert sum(tensor.numel() for tensor in tensors.values()) == trained(model)
+
+
+def test_each_key_of_a_table_reaches_the_tuner():
+    patch = {"placement": "parallel_conv", "bottleneck": 3, "activation": "gelu", "dropout": 0.25, "shortcut": True}
+    star = {"form": "low_rank", "rank": 3, "norms": True}
+    for tuner, table in (("patch", {**patch, "train_norms": True}), ("star", star)):
+        model = adapt(encoder(), recipe({"tuner": tuner, tuner: table}), readout="mean")
+        assert isinstance(model, PeftModel)
+        config = model.peft_config["default"].to_dict()
+        assert {key: config[key] for key in table} == table
+
+
+def test_weights_that_were_trainable_before_are_frozen():
+    base = encoder()
+    base.requires_grad_(True)
+    adapt(base, catalogue.adapter("none"), readout="mean")
+    assert trained(base) == 0
+    assert trained(adapt(base, catalogue.adapter("full"), readout="mean")) == COUNTS["full", "plain"]
