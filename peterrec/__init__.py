@@ -15,6 +15,11 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
+    from peterrec.adaptation import adapt as adapt
+    from peterrec.adapter_file import add_adapter_from as add_adapter_from
+    from peterrec.adapter_file import hot_swap as hot_swap
+    from peterrec.adapter_file import load_adapter as load_adapter
+    from peterrec.adapter_file import save_adapter as save_adapter
     from peterrec.data.prepared import PreparedLog as PreparedLog
     from peterrec.data.prepared import open_prepared as open_prepared
     from peterrec.data.synthetic import World as World
@@ -40,9 +45,14 @@ _HOMES = {
     "Vocabulary": "peterrec.data.vocabulary",
     "World": "peterrec.data.synthetic",
     "WorldSettings": "peterrec.data.synthetic",
+    "adapt": "peterrec.adaptation",
+    "add_adapter_from": "peterrec.adapter_file",
+    "hot_swap": "peterrec.adapter_file",
+    "load_adapter": "peterrec.adapter_file",
     "load_encoder": "peterrec.encoders.loading",
     "load_task": "peterrec.task_run",
     "open_prepared": "peterrec.data.prepared",
+    "save_adapter": "peterrec.adapter_file",
 }
 
 

@@ -93,7 +93,9 @@ def test_blocks_cover_the_users_in_order_and_are_bounded(prepared, monkeypatch):
 
 def test_every_user_is_encoded_once(prepared, encoder):
     seen = []
-    hook = encoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    hook = encoder.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(args[0] if args else kwargs["input_ids"])), with_kwargs=True
+    )
     evaluate_next_item(prepared, encoder=encoder, device=CPU, model_facts={})
     hook.remove()
     assert sum(seen) == len(prepared.sequences("test"))

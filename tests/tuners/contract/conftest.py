@@ -63,9 +63,6 @@ CANNOT: dict[str, Known] = {
     "test_a_head_is_trained_and_reloaded": {
         "tokens": (AttributeError, "TrainableTokensConfig has no modules_to_save"),
     },
-    "test_memory_stays_time_major": {
-        "patch_top_tcl": (AssertionError, "peft looks trained rows up batch by batch"),
-    },
 }
 
 # (tuner, block) -> the error that wrapping such a block ends with

@@ -9,7 +9,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
 ]
 TUNERS = ["patch_serial_conv", "patch_parallel_unit", "patch_norms", "star_full", "star_low_rank", "lora"]
-GROUPED = ("star_full", "star_low_rank")  # a CPU groups the rows of a domain on the host, between two graphs
 
 
 @pytest.fixture
@@ -58,4 +57,4 @@ def test_a_traced_step_has_the_same_gradients(case):
 @pytest.mark.parametrize("case", TUNERS, indirect=True)
 @pytest.mark.usefixtures("fresh")
 def test_a_compiled_step_has_the_same_gradients(case):
-    check(case, "inductor", fullgraph=case.name not in GROUPED)
+    check(case, "inductor", fullgraph=True)
