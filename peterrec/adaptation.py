@@ -72,14 +72,18 @@ def adapt(encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str) -> "User
         return encoder
     from peft import get_peft_model
 
+    from peterrec.tuners.mixing import refuse_deaf_mixing
+
     try:
         config = _config(encoder, recipe, readout=recipe.readout or readout)
         with warnings.catch_warnings():
             # LN tuning copies whole modules; that they are ours and not torch's is no risk of the user's
             warnings.filterwarnings("ignore", message="Unsupported layer type '<class 'peterrec", category=UserWarning)
-            return get_peft_model(encoder, config)
+            model = get_peft_model(encoder, config)
     except (ValueError, AssertionError) as error:  # sizes that the method cannot give these weights
         raise SettingsError(f"adapter {recipe.name}: {error}") from error
+    refuse_deaf_mixing(model)
+    return model
 
 
 def _config(encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str) -> "PeftConfig":

@@ -1,6 +1,7 @@
 """adapter_config.json: what an adapter is, read closed; nothing in it can import code or a second file."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ CONFIG = "adapter_config.json"
 # what is loaded: our tuners, what a recipe may name, and AdaLoRA, which users train in loops of their own
 METHODS = ("PETERREC_PATCH", "PETERREC_STAR", "ADALORA", *(name.upper() for name in PEFT_METHODS))
 CODE = {"megatron_config", "megatron_core"}  # settings with which peft imports the module that they name
+# settings with which a method writes into the frozen encoder: all adapters in a model would change
+PLAIN = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "orthogonal")}
 # settings without influence on what is built
 BOOKKEEPING = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 
@@ -69,6 +72,12 @@ def read_adapter_config(folder: Path) -> "PeftConfig":
     for name in sorted(CODE & set(found)):
         if found[name] is not None and found[name] != fields[name].default:
             raise RefusedError(f"{path}: {name} names code to import, which is not done for an adapter.")
+    for name, allowed in PLAIN.items():
+        if name in found and found[name] not in allowed:
+            raise RefusedError(
+                f"{path}: {name} = {found[name]!r} changes weights of the frozen encoder, which other adapters share; "
+                f"only {', '.join(map(str, allowed))} is loaded."
+            )
     found["auto_mapping"] = None  # names a class to import; ours is known
     try:
         return TypeAdapter(config_class).validate_json(json.dumps(found), strict=True)
@@ -78,6 +87,12 @@ def read_adapter_config(folder: Path) -> "PeftConfig":
         raise RefusedError(f"{path}: {name} = {detail['input']!r}: {detail['msg']}.") from None
     except (TypeError, ValueError) as error:
         raise RefusedError(f"{path} does not describe a valid adapter: {error}") from None
+
+
+def settings_digest(text: str) -> str:
+    """Sixteen hex digits of a SHA-256 over what an adapter_config.json says of the modules that are built."""
+    told = {name: value for name, value in json.loads(text).items() if name not in BOOKKEEPING}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
 def difference(one: "PeftConfig", other: "PeftConfig") -> str | None:

@@ -5,6 +5,7 @@ in its metadata the revision of the encoder and the fingerprint of its item voca
 the bare encoder and passes over the rest; only the functions here compare encoder and adapter.
 """
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from peterrec.adapter_config import CONFIG, config_text, difference, read_adapter_config
-from peterrec.adapter_weights import WEIGHTS, Pairing, check_pairing, fill, read_weights, write_weights
+from peterrec.adapter_config import CONFIG, config_text, difference, read_adapter_config, settings_digest
+from peterrec.adapter_weights import WEIGHTS, Pairing, check_pairing, check_settings, fill, read_weights, write_weights
 from peterrec.atomic import atomic_file, sync
 from peterrec.encoders.loading import open_encoder
 from peterrec.errors import RefusedError, SettingsError
+from peterrec.run_folder import read_run
+from peterrec.tuners.mixing import refuse_deaf_mixing
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -64,7 +67,8 @@ def save_adapter(
     text = config_text(encoder.peft_config[adapter_name], base_model=base_model)
     with atomic_file(folder / CONFIG) as config_file, atomic_file(folder / WEIGHTS) as weights_file:
         config_file.write_text(text, encoding="utf-8")
-        write_weights(tensors, weights_file, pairing=Pairing(encoder_revision, vocabulary_fingerprint))
+        pairing = Pairing(encoder_revision, vocabulary_fingerprint)
+        write_weights(tensors, weights_file, pairing=pairing, settings=settings_digest(text))
         sync(config_file)
         sync(weights_file)
         (folder / CONFIG).unlink(missing_ok=True)  # old settings must not meet new weights
@@ -80,9 +84,8 @@ def load_adapter(
     Raises SettingsError where adapter or encoder are not there, RefusedError where they do not fit or are damaged.
     """
     folder = Path(folder)
-    config = read_adapter_config(folder)
-    tensors, wanted = read_weights(folder / WEIGHTS)
-    found = Path(encoder) if encoder is not None else Path(str(config.base_model_name_or_path or ""))
+    config, tensors, wanted = _read(folder)
+    found = Path(encoder) if encoder is not None else _named_encoder(folder, config)
     if not (found / "config.json").is_file() or (encoder is None and not config.base_model_name_or_path):
         where = f"its encoder is not at {found}" if config.base_model_name_or_path or encoder else "it names no encoder"
         raise SettingsError(f"{folder}: {where}; give encoder=FOLDER{f' ({wanted})' if wanted else ''}.")
@@ -96,8 +99,10 @@ def load_adapter(
         with _refusing(folder):
             model: Any = get_peft_model(bare, config, adapter_name=adapter_name)
     config.base_model_name_or_path = str(found)
+    refuse_deaf_mixing(model)
     remember(model, given)
     _fill(model, tensors, adapter_name=adapter_name, path=folder / WEIGHTS)
+    _check_settings(folder)  # last: what does not fit the encoder at all has a better message
     return model.eval()
 
 
@@ -124,6 +129,7 @@ def add_adapter_from(
     if adapter_name in model.peft_config:
         raise SettingsError(f"The model already holds an adapter {adapter_name!r}; choose another name.")
     config, tensors = _checked(model, folder, encoder=encoder, unchecked=unchecked)
+    _check_beside(model, config, folder)
     config.inference_mode = True
     training = model.training
     with torch.random.fork_rng(devices=[]):
@@ -131,6 +137,7 @@ def add_adapter_from(
             with _refusing(folder):
                 model.add_adapter(adapter_name, config)
             _fill(model, tensors, adapter_name=adapter_name, path=folder / WEIGHTS)
+            _check_settings(folder)
         except RefusedError:
             if adapter_name in model.peft_config:
                 model.delete_adapter(adapter_name)
@@ -164,6 +171,7 @@ def hot_swap(
         )
     if any(getattr(module, "merged", False) for module in model.modules()):
         raise RefusedError(f"{folder} cannot be swapped in: the model's adapters are merged. Call unmerge_adapter().")
+    _check_settings(folder)
     _fill(model, tensors, adapter_name=adapter_name, path=folder / WEIGHTS)
 
 
@@ -172,12 +180,44 @@ def remember(model: "PeftModel", pairing: Pairing) -> None:
     setattr(model, _PAIRED, pairing)
 
 
+def _read(folder: Path) -> tuple["PeftConfig", dict[str, Tensor], Pairing | None]:
+    config = read_adapter_config(folder)
+    tensors, wanted = read_weights(folder / WEIGHTS)
+    return config, tensors, wanted
+
+
+def _check_settings(folder: Path) -> None:
+    """Raises RefusedError where adapter_config.json was changed since the weights were saved."""
+    check_settings(folder / WEIGHTS, settings_digest((folder / CONFIG).read_text("utf-8")))
+
+
+def _named_encoder(folder: Path, config: "PeftConfig") -> Path:
+    """The encoder that a configuration names; a run knows it from wherever the run is looked at."""
+    named = Path(str(config.base_model_name_or_path or ""))
+    if (named / "config.json").is_file() or not (folder / "run.json").is_file():
+        return named
+    recorded = read_run(folder, stage="finetune").get("inputs", {}).get("encoder", "")
+    return (folder / recorded).resolve()
+
+
+def _check_beside(model: "PeftModel", config: "PeftConfig", folder: Path) -> None:
+    """Raises RefusedError where peft would build the two and fail in the next forward pass."""
+    if str(getattr(config.peft_type, "value", config.peft_type)) != "LN_TUNING":
+        return
+    mine = getattr(config, "target_modules", None)
+    for name, other in model.peft_config.items():
+        if getattr(other, "target_modules", None) != mine:
+            raise RefusedError(
+                f"{folder} trains other layers than the adapter {name!r}, and peft's LN tuning cannot hold both in one "
+                "model. Load it into a model of its own with load_adapter."
+            )
+
+
 def _checked(
     model: "PeftModel", folder: Path, *, encoder: Path | None, unchecked: bool
 ) -> tuple["PeftConfig", dict[str, Tensor]]:
     """What is in an adapter folder, once its encoder is that of the model."""
-    config = read_adapter_config(folder)
-    tensors, wanted = read_weights(folder / WEIGHTS)
+    config, tensors, wanted = _read(folder)
     given = getattr(model, _PAIRED, None) if encoder is None else Pairing.of(Path(encoder))
     if given is None:
         raise SettingsError(
@@ -204,5 +244,5 @@ def _refusing(folder: Path) -> Iterator[None]:
             # LN tuning copies whole modules; that they are ours and not torch's is no risk of the user's
             warnings.filterwarnings("ignore", message="Unsupported layer type '<class 'peterrec", category=UserWarning)
             yield
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, re.error) as error:
         raise RefusedError(f"{folder}: its {CONFIG} does not fit the encoder: {error}") from error

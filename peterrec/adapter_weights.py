@@ -34,8 +34,11 @@ class Pairing:
         return f"revision {self.encoder_revision}, vocabulary {self.vocabulary_fingerprint[:16] or 'none'}"
 
 
-def write_weights(tensors: Mapping[str, Tensor], path: Path, *, pairing: Pairing) -> None:
-    """Writes tensors as safetensors whose metadata name their encoder; the same tensors give the same bytes."""
+def write_weights(tensors: Mapping[str, Tensor], path: Path, *, pairing: Pairing, settings: str = "") -> None:
+    """Writes tensors as safetensors whose metadata name their encoder; the same tensors give the same bytes.
+
+    `settings` is a digest of the configuration that goes with them, if there is one.
+    """
     own: dict[str, Tensor] = {}
     storages = set()
     for name, tensor in tensors.items():
@@ -43,9 +46,20 @@ def write_weights(tensors: Mapping[str, Tensor], path: Path, *, pairing: Pairing
         storage = tensor.untyped_storage().data_ptr()
         own[name] = tensor.clone() if storage in storages else tensor  # safetensors takes no shared memory
         storages.add(storage)
-    save_file(own, path, metadata={"format": "pt", "peterrec_format": FORMAT, **asdict(pairing)})
+    save_file(own, path, metadata={"format": "pt", "peterrec_format": FORMAT, "settings": settings, **asdict(pairing)})
     _sort_metadata(path)
     readable(path)
+
+
+def check_settings(path: Path, settings: str) -> None:
+    """Raises RefusedError where the weights in `path` were saved with another configuration than that digest's."""
+    with safe_open(path, framework="pt") as file:
+        told = (file.metadata() or {}).get("settings")
+    if told and told != settings:
+        raise RefusedError(
+            f"{path.parent}: adapter_config.json is not the one that its weights were saved with. Put the right one "
+            "back, or train the adapter again."
+        )
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Pairing | None]:

@@ -27,7 +27,7 @@ PEFT_METHODS: dict[str, dict[str, Any]] = {
     "fourierft": {"n_frequency": Count, "scaling": Positive, "random_loc_seed": Seed},
     "gralora": {"r": Count, "alpha": Count, "gralora_k": Count, "hybrid_r": Seed, "gralora_dropout": Share},
     "hira": {"r": Count, "hira_dropout": Share},
-    "hra": {"r": Annotated[int, Field(ge=2, multiple_of=2)], "apply_GS": bool},  # an odd r is no identity
+    "hra": {"r": Annotated[int, Field(ge=2, multiple_of=2)]},  # an odd r is no identity
     "ia3": {},
     "lily": {"r": Count, "num_B": Count, "scaling": Positive},
     "ln_tuning": {},

@@ -1,5 +1,6 @@
 """The folder of a fine-tuned task: which encoder it wants, its adapter and head, and loading them again."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ class TaskFacts(Settings):
     prior: tuple[float, ...]
     encoder_revision: str
     vocabulary_fingerprint: str
+    weights: str = Field(default="", description="SHA-256 of the file of weights")
 
     @property
     def pairing(self) -> Pairing:
@@ -72,6 +74,12 @@ def save_task(model: TaskModel, *, folder: Path, facts: TaskFacts, base_model: s
         write_weights(_own(model, facts), path, pairing=facts.pairing)
 
 
+def weights_digest(folder: Path, facts: TaskFacts) -> str:
+    """SHA-256 of the file of weights in a task's folder."""
+    with (folder / _file(facts)).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def load_task(folder: Path, *, encoder: Path | None = None) -> LoadedTask:
     """Loads what `peterrec finetune` wrote, on `encoder` or on the encoder that the run names.
 
@@ -100,6 +108,11 @@ def load_task(folder: Path, *, encoder: Path | None = None) -> LoadedTask:
         )
     model = build(loaded, adapter=facts.adapter, task=facts.task, num_classes=len(facts.classes))
     fill(_own(model, facts), tensors, path=path)
+    if facts.weights and facts.weights != weights_digest(folder, facts):
+        raise RefusedError(
+            f"{path} is not the file that this run wrote: another training has replaced it, or it is damaged. "
+            "Fine-tune again, or read it with load_adapter if you know where it is from."
+        )
     wrapped = _wrapped(model)
     if wrapped is not None:
         remember(wrapped, given)

@@ -1,11 +1,11 @@
 """An adapter for one task, trained by the stock `transformers.Trainer` instead of `peterrec finetune`.
 
     peterrec prepare … --output data && peterrec pretrain data --output encoder
-    python scripts/train_with_transformers.py encoder data gender runs/gender
+    python scripts/train_with_transformers.py encoder data gender gender-adapter
 
 It is for whoever has a Trainer loop already and wants our encoder in it. peft puts the adapter around the frozen
 encoder, `TaskModel` adds readout and head, and the Trainer sees a model that returns a loss. What is written is an
-adapter folder: load it with `peterrec.load_adapter("runs/gender")`, or with plain peft; `load_head` in
+adapter folder: load it with `peterrec.load_adapter("gender-adapter")`, or with plain peft; `load_head` in
 `peterrec.adapter_file` puts the head's weights into a head of the same shape.
 
 The Trainer's own checkpoints are switched off: they would hold the whole encoder, and pickles beside it.
@@ -30,7 +30,7 @@ from peterrec.data.batches import pad
 from peterrec.data.prepared import PreparedLog
 from peterrec.data.sequences import Sequences
 from peterrec.encoders.loading import encoder_revision
-from peterrec.errors import PeterrecError, RefusedError
+from peterrec.errors import PeterrecError, RefusedError, SettingsError
 from peterrec.heads.classification import ClassificationHead
 
 FRACTIONS = (0.70, 0.10, 0.20)  # training, validation and test users
@@ -85,6 +85,8 @@ def train(
 
     Returns the model and the figures on the test users. Raises PeterrecError where data or encoder cannot be used.
     """
+    if (output / "run.json").exists():
+        raise SettingsError(f"{output} holds a run of peterrec; choose another folder for the adapter.")
     torch.manual_seed(seed)
     bare = load_encoder(encoder)
     if bare.config.vocabulary_fingerprint != prepared.vocabulary.fingerprint:
@@ -113,7 +115,6 @@ def train(
             per_device_train_batch_size=users,
             per_device_eval_batch_size=users,
             seed=seed,
-            eval_strategy="epoch",
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
@@ -122,7 +123,6 @@ def train(
             dataloader_pin_memory=torch.cuda.is_available(),
         ),
         train_dataset=part(split.train),
-        eval_dataset=part(split.validation),
         data_collator=collate,
         compute_metrics=accuracy,
         preprocess_logits_for_metrics=first_output,

@@ -196,6 +196,7 @@ def test_the_folder_holds_two_files_that_name_the_encoder(saved, encoder):
         told = file.metadata()
         names = set(file.keys())
     fingerprint = Vocabulary.load(encoder / "vocabulary.parquet").fingerprint
+    assert len(told.pop("settings")) == 16
     assert told == {
         "format": "pt",
         "peterrec_format": "1",
@@ -468,3 +469,80 @@ def test_a_hot_swap_refuses_a_merged_model(encoder, tmp_path):
         hot_swap(model, folder)
     model.unmerge_adapter()
     hot_swap(model, folder)
+
+
+def test_a_configuration_of_equal_shapes_that_was_changed_is_refused(encoder, tmp_path):
+    for number, (config, values) in enumerate(
+        [
+            (PatchConfig(bottleneck=2), {"activation": "gelu"}),
+            (LoraConfig(target_modules=["conv.linear"], r=2), {"lora_alpha": -3}),
+        ]
+    ):
+        folder = save(trained(encoder, config), tmp_path / str(number), encoder, base_model=str(encoder))
+        set_config(folder, **values)
+        with pytest.raises(RefusedError, match="not the one that its weights were saved with"):
+            load_adapter(folder)
+
+
+@pytest.mark.parametrize("values", [{"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}, {"bias": "all"}])
+def test_an_adapter_that_would_write_into_the_encoder_is_refused(values, encoder, tmp_path):
+    lora = LoraConfig(target_modules=["conv.linear"], r=2)
+    good = save(trained(encoder, lora), tmp_path / "good", encoder, base_model=str(encoder))
+    bad = save(trained(encoder, lora, seed=1), tmp_path / "bad", encoder, base_model=str(encoder))
+    set_config(bad, **values)
+    model = load_adapter(good)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(RefusedError, match="changes weights of the frozen encoder"):
+        add_adapter_from(model, bad, adapter_name="second")
+    after = model.state_dict()
+    assert set(after) == set(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_tuned_norms_of_different_blocks_do_not_share_a_model(encoder, ids, tmp_path):
+    first, second = (
+        save(
+            trained(encoder, LNTuningConfig(target_modules=[f"blocks.{block}.unit1.norm"])),
+            tmp_path / str(block),
+            encoder,
+            base_model=str(encoder),
+        )
+        for block in (0, 1)
+    )
+    model = load_adapter(first)
+    wanted = vectors(model, ids)
+    with pytest.raises(RefusedError, match="other layers"):
+        add_adapter_from(model, second, adapter_name="second")
+    assert torch.equal(vectors(model, ids), wanted)
+
+
+def test_mixed_batches_that_peft_would_get_wrong_are_refused(encoder, ids, tmp_path):
+    for number, (config, mixes) in enumerate(
+        [
+            (IA3Config(target_modules=["conv.linear"], feedforward_modules=[]), False),
+            (LoraConfig(target_modules=["conv.linear"], r=2), True),
+            (PatchConfig(bottleneck=2), True),
+        ]
+    ):
+        folder = save(trained(encoder, config), tmp_path / str(number), encoder, base_model=str(encoder))
+        model = load_adapter(folder)
+        names = ["default", "__base__", "default", "__base__"]
+        if mixes:
+            found = model(input_ids=ids, adapter_names=names).user_vector
+            torch.testing.assert_close(found[::2], vectors(model, ids)[::2])
+        else:
+            with pytest.raises(ValueError, match="take no adapter_names"):
+                model(input_ids=ids, adapter_names=names)
+
+
+def test_a_run_finds_its_encoder_from_any_folder(task_folder, tmp_path, monkeypatch):
+    values = json.loads((task_folder / "adapter_config.json").read_text())
+    moved = tmp_path / "runs" / "gender"
+    shutil.copytree(task_folder, moved)
+    set_config(moved, **(values | {"base_model_name_or_path": "somewhere/else"}))
+    record = json.loads((moved / "run.json").read_text())
+    shutil.copytree((task_folder / record["inputs"]["encoder"]).resolve(), tmp_path / "runs" / "encoder")
+    record["inputs"]["encoder"] = "../encoder"
+    (moved / "run.json").write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path)
+    assert load_adapter(moved).peft_config["default"].base_model_name_or_path == str(tmp_path / "runs" / "encoder")

@@ -183,3 +183,12 @@ def test_files_without_the_names_of_their_encoder_still_load(written, ids):
     save_file(load_file(path), path, metadata={"format": "pt"})
     with torch.no_grad():
         assert torch.equal(load_task(folder).model(ids).logits, model(ids).logits)
+
+
+def test_weights_of_another_training_are_refused(task_folder):
+    moved = task_folder.with_name("moved")
+    shutil.copytree(task_folder, moved)
+    load_task(moved)
+    change(moved, {name: tensor + 0.01 for name, tensor in load_file(moved / "adapter_model.safetensors").items()})
+    with pytest.raises(RefusedError, match="not the file that this run wrote"):
+        load_task(moved)

@@ -314,9 +314,42 @@ def test_a_training_that_diverged_is_not_made_again(encoder_folder, tmp_path, mo
 
     monkeypatch.setattr(ClassificationProgram, "loss", burst)
     for _ in range(2):
-        with pytest.raises(DivergedError, match="every learning rate"):
+        with pytest.raises(DivergedError, match=r"No adapter could be trained.*none, seed 0, learning rate 3"):
             run()
     assert len(calls) == 2
+
+
+def test_one_adapter_that_diverges_does_not_take_the_comparison_with_it(encoder_folder, tmp_path, monkeypatch):
+    loss = ClassificationProgram.loss
+
+    def burst(self, step, device):
+        found, users = loss(self, step, device)
+        return (found * float("nan"), users) if self.model.standing_blocks == 0 else (found, users)
+
+    monkeypatch.setattr(ClassificationProgram, "loss", burst)
+    found = compare.run(
+        "gender",
+        encoder=encoder_folder,
+        output=tmp_path / "c",
+        adapters=["full", "none"],
+        controls=["scratch"],
+        learning_rates=[1e-3],
+        labels=100,
+        overrides=["epochs=1", "device=cpu"],
+        progress="silent",
+    )
+    assert [one["name"] for one in found["results"] if one["role"] in ("model", "control")] == ["none"]
+    assert [note.split(" is not")[0] for note in found["notes"] if "is not in the table" in note] == ["full", "scratch"]
+    card = (tmp_path / "c" / "README.md").read_text()
+    for part in ("--adapter none", "--labels 100", "--set epochs=1", "--set learning_rate=0.001"):
+        assert part in card
+
+
+def test_the_random_control_takes_an_adapter_that_freezes():
+    field = compare.contestants(["full", "none"], ["random"])
+    assert [(one.name, one.pretrained, one.adapter.tuner) for one, _ in field][-1] == ("random+none", False, "none")
+    with pytest.raises(SettingsError, match="freezes the encoder"):
+        compare.contestants(["full"], ["random"])
 
 
 def test_a_resume_on_other_data_is_refused(encoder_folder, prepared_folder, tmp_path, monkeypatch):

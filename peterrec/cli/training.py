@@ -99,7 +99,7 @@ def compare(
     controls: Annotated[
         str,
         typer.Option(
-            help="scratch (random weights, all trained), random (the first adapter on random frozen weights)."
+            help="scratch (random weights, all trained), random (the first adapter that freezes, on random weights)."
         ),
     ] = "scratch,random",
     learning_rates: Annotated[

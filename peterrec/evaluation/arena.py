@@ -34,6 +34,7 @@ class Plan:
     data: Path
     seeds: tuple[int, ...]
     labels: int | None
+    source: str  # the task as it was named: a name or a path
 
     def settings(
         self, recipe: AdapterRecipe, *, seed: int = 0, learning_rate: float | None = None
@@ -79,6 +80,7 @@ def resolve(
         data=data_of(encoder, run) if data is None else data,
         seeds=tuple(recipe.seeds if seeds is None else seeds),
         labels=labels,
+        source=str(task_name),
     )
 
 

@@ -10,6 +10,7 @@ from peterrec.evaluation.trials import Trial, Trials
 from peterrec.transfer import Contestant, Fitted
 
 RATES = (5e-4, 2e-3, 8e-3)
+MANY = 5  # adapters from which on the best of them is likely a lucky one
 OWN = "recipe"  # each recipe's own rate, no search
 
 
@@ -23,7 +24,7 @@ class Searched:
     fitted: dict[int, Fitted]
     learning_rate: float
     tried: list[dict[str, Any]]
-    seconds: float | None  # of all trainings of the search; None without one
+    seconds: float | None  # of all trainings of the search that held; None without one
 
 
 def parse_rates(text: str) -> tuple[float, ...] | None:
@@ -76,7 +77,7 @@ def search(contestant: Contestant, trials: Trials, *, rates: Sequence[float] | N
         tried.append(entry)
     if not held:
         assert problem is not None
-        raise DivergedError(f"{contestant.name} diverged at every learning rate that was tried. At the last: {problem}")
+        raise DivergedError(f"every learning rate that was tried diverged. At the last: {problem}")
     chosen = best_rate({rate: fitted.validation for rate, fitted in held.items()})
     return Searched(
         {seed: held[chosen] if seed == first else trials.run(Trial(contestant, seed, chosen)) for seed in plan.seeds},
@@ -105,7 +106,7 @@ def effort(rates: Sequence[float] | None, *, metric: str, seed: int) -> str:
     return (
         f"Equal search effort: every adapter and control is trained with each learning rate of {listed} on seed "
         f"{seed}; the one with the best {metric} on validation users of seed {seed} is kept (of equals the smallest) "
-        "and trains the other seeds."
+        "and trains the other seeds, whose test users may have been among those validation users."
     )
 
 
@@ -114,6 +115,8 @@ def notes(results: Sequence[Mapping[str, Any]], rates: Sequence[float] | None) -
     if rates is None:
         return []
     said = []
+    if (models := sum(result.get("role", "model") == "model" for result in results)) > MANY:
+        said.append(f"{models} adapters are compared; no interval is corrected for the best of many being lucky.")
     for end, rate in (("smallest", min(rates)), ("largest", max(rates))) if len(rates) > 1 else ():
         names = ", ".join(str(result["name"]) for result in results if result.get("learning_rate") == rate)
         if names:

@@ -61,7 +61,7 @@ class Trials:
         earlier process saw the trial diverge.
         """
         place = self._folder.checkpoints / "finished" / trial.name
-        found = None if keep_model else _read(place)
+        found = None if keep_model else self._read(place)
         if found is None:
             found = self._train(trial, place, keep_model=keep_model)
         else:
@@ -100,6 +100,16 @@ class Trials:
     def _checkpoints(self, trial: Trial) -> Path:
         return self._folder.checkpoints / trial.name
 
+    def _read(self, place: Path) -> Fitted | None:
+        """What `_write` wrote; None where nothing whole is there. Raises DivergedError where that is what was found."""
+        kept = load_latest(place)
+        if kept is None:
+            return None
+        if _DIVERGED in kept.facts:
+            self._after += kept.facts["last"] + 1  # steps that an earlier process has logged
+            raise DivergedError(kept.facts[_DIVERGED])
+        return Fitted(model=None, probabilities=kept.tensors[_PROBABILITIES].numpy(), **kept.facts)
+
     def _train(self, trial: Trial, place: Path, *, keep_model: bool) -> Fitted:
         contestant, plan = trial.contestant, self.arena.plan
         checkpoints = self._checkpoints(trial)
@@ -122,9 +132,10 @@ class Trials:
                 keep_model=True,
             )
         except DivergedError as problem:
-            commit(place, step=0, tensors={}, facts={_DIVERGED: str(problem)})
+            told = f"{contestant.name}, seed {trial.seed}{rate}: {problem}"
+            commit(place, step=0, tensors={}, facts={_DIVERGED: told, "last": tracker.last - self._after})
             remove(checkpoints)
-            raise
+            raise DivergedError(told) from None
         finally:
             self._after = tracker.last + 1
         assert fitted.model is not None
@@ -154,13 +165,3 @@ def _write(place: Path, fitted: Fitted) -> None:
         tensors={_PROBABILITIES: torch.from_numpy(fitted.probabilities)},
         facts=facts,
     )
-
-
-def _read(place: Path) -> Fitted | None:
-    """What `_write` wrote; None where nothing whole is there. Raises DivergedError where that is what was found."""
-    kept = load_latest(place)
-    if kept is None:
-        return None
-    if _DIVERGED in kept.facts:
-        raise DivergedError(kept.facts[_DIVERGED])
-    return Fitted(model=None, probabilities=kept.tensors[_PROBABILITIES].numpy(), **kept.facts)

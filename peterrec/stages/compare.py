@@ -1,7 +1,7 @@
 """`peterrec compare`: adapters, controls and baselines on the same users, in one table."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from peterrec.catalogue import adapter
 from peterrec.encoders.loading import encoder_revision
-from peterrec.errors import SettingsError, did_you_mean
+from peterrec.errors import DivergedError, SettingsError, did_you_mean
 from peterrec.evaluation import ceiling as oracle
 from peterrec.evaluation.arena import Arena, Plan, errors_of, open_arena, predictions, protocol, resolve, result_of
 from peterrec.evaluation.baselines import NAMES, baselines
@@ -29,7 +29,7 @@ ADAPTERS = ("serial", "none", "full")
 # What a user may ask: is it the pretraining (scratch), or just the architecture (random)?
 CONTROLS = {
     "scratch": "the same network trained from random weights",
-    "random": "the first adapter on a frozen encoder of random weights",
+    "random": "the first adapter that freezes the encoder, on one of random weights",
 }
 RESERVED = (*NAMES, oracle.NAME)
 COSTS = ("learning_rate", "trained_parameters", "adapter_bytes", "peak_memory_bytes", "seconds", "search_seconds")
@@ -50,7 +50,13 @@ def contestants(adapters: Sequence[str], controls: Sequence[str]) -> Field:
             recipe = adapter("full").model_copy(update={"learning_rate": None})
             found.append((Contestant(name, recipe, pretrained=False), "control"))
         else:
-            found.append((Contestant(f"random+{chosen[0].name}", chosen[0], pretrained=False), "control"))
+            freezing = next((recipe for recipe in chosen if recipe.tuner != "full"), None)
+            if freezing is None:
+                raise SettingsError(
+                    "The control random needs an adapter that freezes the encoder, and --adapters names none; add one, "
+                    "such as none, or leave random out of --controls."
+                )
+            found.append((Contestant(f"random+{freezing.name}", freezing, pretrained=False), "control"))
     names = [one.name for one, _ in found]
     for name in names:
         if names.count(name) > 1 or name in RESERVED:
@@ -101,8 +107,10 @@ def run(
         )
         try:
             trials = Trials(arena, folder=folder, tracker=tracker, progress=progress)
-            found = {one.name: search(one, trials, rates=learning_rates) for one, _ in field}
-            metrics = _metrics(field, found, arena, learning_rates)
+            found, lost = _search_all(field, trials, rates=learning_rates)
+            metrics = _metrics([each for each in field if each[0].name in found], found, arena, learning_rates)
+            metrics["notes"] = lost + metrics["notes"]
+            best = metrics["results"][0]["name"]  # the first that did not diverge
             with folder.file("predictions.parquet") as temporary:
                 pq.write_table(_predictions(found, arena), temporary, compression="zstd")
             write_results(
@@ -110,7 +118,9 @@ def run(
                 metrics,
                 title=f"{plan.task.name}: adapters and baselines",
                 settings=resolved,
-                usage=_usage(plan, field[0][0].name, found),
+                usage=_usage(
+                    plan, dict(zip([one.name for one, _ in field], adapters, strict=False)), found[best], best
+                ),
                 summary=arena.prepared.summary,
             )
             _track(tracker, metrics)
@@ -130,6 +140,22 @@ def run(
         finally:
             tracker.finish(timeout=60)
     return metrics
+
+
+def _search_all(
+    field: Field, trials: Trials, *, rates: Sequence[float] | None
+) -> tuple[dict[str, Searched], list[str]]:
+    """Each contestant at its rate, and a sentence for each that diverged; DivergedError where no adapter is left."""
+    found: dict[str, Searched] = {}
+    lost: dict[str, str] = {}
+    for contestant, _ in field:
+        try:
+            found[contestant.name] = search(contestant, trials, rates=rates)
+        except DivergedError as problem:
+            lost[contestant.name] = str(problem)
+    if not any(role == "model" and one.name in found for one, role in field):
+        raise DivergedError("No adapter could be trained. " + " ".join(lost.values()))
+    return found, [f"{name} is not in the table: {problem}" for name, problem in lost.items()]
 
 
 def _refuse_second_rate(plan: Plan) -> None:
@@ -222,10 +248,21 @@ def _predictions(found: dict[str, Searched], arena: Arena) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _usage(plan: Plan, first: str, found: dict[str, Searched]) -> list[str]:
-    rate = f"--set learning_rate={found[first].learning_rate!r}"
-    encoder = shlex.quote(str(plan.encoder))
-    return [f"peterrec finetune --task {plan.task.name} --adapter {first} {rate} --encoder {encoder}"]
+def _usage(plan: Plan, given: Mapping[str, str], searched: Searched, name: str) -> list[str]:
+    """The command that trains the contestant `name` as here; `given`: the adapters as they were named."""
+    options = {
+        "--task": plan.source,
+        "--adapter": given[name],
+        "--encoder": str(plan.encoder),
+        "--data": str(plan.data),
+        "--seeds": str(len(plan.seeds)) if plan.seeds == tuple(range(len(plan.seeds))) else None,
+        "--labels": None if plan.labels is None else str(plan.labels),
+    }
+    command = ["peterrec", "finetune"]
+    command += [word for option, value in options.items() if value is not None for word in (option, value)]
+    for setting in (*plan.overrides, f"learning_rate={searched.learning_rate!r}"):
+        command += ["--set", setting]
+    return [shlex.join(command)]
 
 
 def _track(tracker: Tracker, metrics: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from peterrec.metrics.intervals import paired_gain
 from peterrec.report.files import write_results
 from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
 from peterrec.settings import dump, to_toml
-from peterrec.task_run import save_task
+from peterrec.task_run import save_task, weights_digest
 from peterrec.training.progress import Mode
 from peterrec.training.tracking import Mode as TrackerMode
 from peterrec.training.tracking import open_tracker
@@ -84,6 +84,7 @@ def run(
             facts = trials.facts(contestant, seed=seed)
             with folder.files() as temporary:
                 save_task(model, folder=temporary, facts=facts, base_model=str(encoder))
+                facts = facts.model_copy(update={"weights": weights_digest(temporary, facts)})
                 (temporary / "task.toml").write_text(_recipe_text(plan.task), encoding="utf-8")
                 (temporary / "adapter.toml").write_text(_recipe_text(recipe), encoding="utf-8")
                 pq.write_table(predictions(fitted, arena), temporary / "predictions.parquet", compression="zstd")

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.training.settings import TrainingSettings
 
+# peft's vectors in the shape of matrices: rows of an embedding, factors that rest at 1, biases
+VECTORS = ("trainable_tokens_delta", ".ia3_l.", ".beft_bias.")
+
 
 class NotFiniteError(Exception):
     """The loss or the gradient of `step` (from 0) was not finite; `reason` says which, if that is known."""
@@ -41,7 +44,11 @@ class Updater:
             if isinstance(module, nn.Embedding | nn.EmbeddingBag)
             for p in module.parameters(recurse=False)
         }
-        decaying = {n for n, p in self.parameters.items() if p.ndim >= 2 and id(p) not in embeddings}
+        decaying = {
+            n
+            for n, p in self.parameters.items()
+            if p.ndim >= 2 and id(p) not in embeddings and not any(kind in n for kind in VECTORS)
+        }
         groups = [
             {
                 "params": [p for n, p in self.parameters.items() if (n in decaying) == decays],

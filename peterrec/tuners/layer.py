@@ -84,7 +84,7 @@ class TunerLayer(nn.Module, BaseTunerLayer):
         held = tuple(name for name in rows.places if name != BASE and self.holds(name))
         if not held:
             return y
-        if held[0] in rows.places and len(rows.places[held[0]]) == len(x):
+        if len(rows.places[held[0]]) == len(x):
             return self.adapt(held[0], x, y, domain_ids)
         adapted = []
         for name in held:

@@ -166,7 +166,11 @@ def _check_blocks(config: TunerConfig, model: nn.Module) -> None:
         return
     wanted = config.layers_to_transform
     patterns = [config.layers_pattern] if isinstance(config.layers_pattern, str) else config.layers_pattern or []
-    keys = [re.search(rf"(?:^|\.){pattern}\.(\d+)$", key) for pattern in patterns for key, _ in model.named_modules()]
+    keys = [
+        re.search(rf"(?:^|\.){re.escape(pattern)}\.(\d+)$", key)
+        for pattern in patterns
+        for key, _ in model.named_modules()
+    ]
     indices = sorted({int(match[1]) for match in keys if match})
     for index in [wanted] if isinstance(wanted, int) else wanted:
         if indices and index not in indices:

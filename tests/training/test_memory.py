@@ -34,7 +34,10 @@ def test_a_peak_that_is_over_counts_and_one_before_the_watch_does_not():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells it")
 def test_linux_tells_it():
     peak = PeakMemory().read(CPU)
-    assert peak is None or 20 * MEGABYTE < peak < 2**40
+    if not memory._CLEAR.exists():
+        pytest.skip("this kernel has no /proc/self/clear_refs")
+    assert peak is not None
+    assert 20 * MEGABYTE < peak < 2**40
 
 
 def test_nothing_is_claimed_where_the_peak_cannot_be_forgotten(monkeypatch, tmp_path):

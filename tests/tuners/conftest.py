@@ -1,4 +1,4 @@
-"""Every tuner that the contract tests run over, on one small encoder."""
+"""Every adapter that the contract tests run over, on one small encoder."""
 
 import functools
 import warnings
@@ -7,70 +7,49 @@ from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import (
-    BeftConfig,
-    HRAConfig,
-    IA3Config,
-    LNTuningConfig,
-    LoHaConfig,
-    LoraConfig,
-    MissConfig,
-    OFTConfig,
-    PeftConfig,
-    PeftModel,
-    RoadConfig,
-    TrainableTokensConfig,
-    VeraConfig,
-    get_peft_model,
-)
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
+from peterrec import catalogue
+from peterrec.adaptation import adapt
+from peterrec.adapter_recipe import AdapterRecipe
 from peterrec.data.vocabulary import TCL
 from peterrec.encoders import NextItNet, NextItNetConfig
 from peterrec.heads.classification import ClassificationHead
 from peterrec.model import TaskModel
-from peterrec.tuners import PatchConfig, StarConfig
+from peterrec.settings import validate
 
-CONV = ["conv.linear"]
-FEATURES = "FEATURE_EXTRACTION"
-TCL_ROW = {"embed_tokens": [TCL]}
 
-# Adding a tuner to the contract is one line here; what it cannot do by nature goes into contract/conftest.py.
-# Names of our own begin with patch or star.
-TUNERS: dict[str, Callable[[], PeftConfig]] = {
-    "patch_serial_conv": lambda: PatchConfig(placement="serial_conv", bottleneck=2),
-    "patch_serial_block": lambda: PatchConfig(placement="serial_block", bottleneck=2),
-    "patch_parallel_conv": lambda: PatchConfig(placement="parallel_conv", bottleneck=2, activation="gelu"),
-    "patch_parallel_unit": lambda: PatchConfig(placement="parallel_unit", bottleneck=2),
-    "patch_norms": lambda: PatchConfig(bottleneck=2, train_norms=True),
-    "patch_block_norms": lambda: PatchConfig(placement="serial_block", bottleneck=2, train_norms=True),
-    "patch_top_tcl": lambda: PatchConfig(bottleneck=2, layers_to_transform=[1], trainable_token_indices=TCL_ROW),
-    "star_full": lambda: StarConfig(num_domains=3, form="full"),
-    "star_low_rank": lambda: StarConfig(num_domains=3, form="low_rank", rank=2),
-    "star_per_channel": lambda: StarConfig(num_domains=3, form="per_channel"),
-    "star_norms": lambda: StarConfig(num_domains=3, form="per_channel", norms=True),
-    "star_one": lambda: StarConfig(num_domains=1, form="full", norms=True),
-    "star_one_low_rank": lambda: StarConfig(num_domains=1, form="low_rank", rank=2),
-    "lora": lambda: LoraConfig(r=2, target_modules=CONV, task_type=FEATURES),
-    "dora": lambda: LoraConfig(r=2, target_modules=CONV, use_dora=True, task_type=FEATURES),
-    "rslora": lambda: LoraConfig(r=4, target_modules=CONV, use_rslora=True, task_type=FEATURES),
-    "lora_tcl": lambda: LoraConfig(r=2, target_modules=CONV, trainable_token_indices=TCL_ROW, task_type=FEATURES),
-    "lora_items": lambda: LoraConfig(r=2, target_modules=["embed_tokens"], task_type=FEATURES),
-    "ia3": lambda: IA3Config(target_modules=CONV, feedforward_modules=[], task_type=FEATURES),
-    "ln_norms": lambda: LNTuningConfig(target_modules=["norm"], task_type=FEATURES),
-    "ln_block": lambda: LNTuningConfig(target_modules=["blocks.1"], task_type=FEATURES),
-    "ln_block_leaves": lambda: LNTuningConfig(target_modules=r"(.*\.)?blocks\.1\..*(linear|norm)", task_type=FEATURES),
-    "beft": lambda: BeftConfig(target_modules=CONV, task_type=FEATURES),
-    "tokens": lambda: TrainableTokensConfig(token_indices=[TCL], target_modules=["embed_tokens"], task_type=FEATURES),
-    "loha": lambda: LoHaConfig(r=2, target_modules=CONV, task_type=FEATURES),
-    "oft": lambda: OFTConfig(r=0, oft_block_size=4, target_modules=CONV, task_type=FEATURES),
-    "vera": lambda: VeraConfig(r=2, target_modules=CONV, task_type=FEATURES),
-    "hra": lambda: HRAConfig(r=2, target_modules=CONV, task_type=FEATURES),
-    "miss": lambda: MissConfig(r=2, target_modules=CONV, task_type=FEATURES),
-    "road": lambda: RoadConfig(variant="road_1", group_size=4, target_modules=CONV, task_type=FEATURES),
+def _peft(method: str, where: str = "convolutions", **options: Any) -> dict[str, Any]:
+    return {"tuner": "peft", "peft": {"method": method, "where": where, "options": options}}
+
+
+WIDTH = 16  # channels: two inside the bottlenecks of most recipes, as a single one may be dead
+# what no recipe of the catalogue has
+MORE: dict[str, dict[str, Any]] = {
+    "patch_norms": {"tuner": "patch", "patch": {"bottleneck": 2, "train_norms": True}},
+    "patch_top_tcl": {"tuner": "patch", "patch": {"bottleneck": 3, "blocks": 1}, "train_tcl": True},
+    "star_full_3": {"tuner": "star", "star": {"domains": 3, "form": "full"}},
+    "star_low_rank_3": {"tuner": "star", "star": {"domains": 3, "form": "low_rank", "rank": 2}},
+    "star_norms_3": {"tuner": "star", "star": {"domains": 3, "norms": True}},
+    "star_norms_1": {"tuner": "star", "star": {"form": "full", "norms": True}},
+    "lora_items": _peft("lora", "items", r=2),
+    "loha": _peft("loha", r=2),
+    "oft": _peft("oft", oft_block_size=4),
+    "vera": _peft("vera", r=2),
+    "hra": _peft("hra", r=2),
+    "miss": _peft("miss", r=2),
+    "road": _peft("road", variant="road_1", group_size=4),
+}
+# Adding a TOML to adapters/ is enough; what it cannot do by nature goes into contract/conftest.py.
+CATALOGUE = {f"{name}.toml": catalogue.adapter(name) for name in catalogue.names("adapters")}
+RECIPES: dict[str, AdapterRecipe] = {
+    **{name: recipe for name, recipe in CATALOGUE.items() if recipe.tuner not in ("none", "full")},
+    **{name: validate(AdapterRecipe, {"name": name, **table}, origin="MORE") for name, table in MORE.items()},
 }
 
 
@@ -84,20 +63,40 @@ def quiet_peft() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Case:
-    """One tuner on the small encoder: 8 channels, four convolutions."""
+    """One adapter on the small encoder: four convolutions. `tcl` = False: read without the TCL row."""
 
     name: str
+    tcl: bool = True
+
+    @property
+    def recipe(self) -> AdapterRecipe:
+        return RECIPES[self.name]
 
     @property
     def ours(self) -> bool:
-        return self.name.startswith(("patch", "star"))
+        return self.recipe.tuner in ("patch", "star")
 
     @property
     def domains(self) -> int:
-        return getattr(self.config(), "num_domains", 0)
+        return self.recipe.star.domains if self.recipe.star else 0
+
+    @property
+    def readout(self) -> str:
+        return "tcl" if self.tcl and (self.recipe.train_tcl or self.recipe.readout == "tcl") else "mean"
+
+    @property
+    def tags(self) -> set[str]:
+        """The case's name and what it has in common with others, in the words of the list of limits."""
+        recipe, tags = self.recipe, {self.name, self.recipe.tuner}
+        if recipe.patch is not None:
+            tags |= {recipe.patch.placement} | ({"shortcut"} if recipe.patch.shortcut else set())
+        if recipe.peft is not None:
+            tags |= {recipe.peft.method} | ({"dora"} if recipe.peft.options.get("use_dora") else set())
+            tags |= {"deaf"} if recipe.peft.method not in ("lora", "road") else set()
+        return tags | ({"domains"} if self.domains > 1 else set())
 
     def config(self) -> PeftConfig:
-        return TUNERS[self.name]()
+        return deepcopy(_config(self))
 
     def ids(self, rows: int = 4, length: int = 9) -> Tensor:
         """Histories `(rows, length)` that end in TCL, right padded in the second row."""
@@ -114,7 +113,7 @@ class Case:
 
     def encoder(self, block: str = "plain", *, causal: bool = True, vocab: int = 53) -> NextItNet:
         """The same weights at every call, norms and biases away from their trivial start."""
-        shape = NextItNetConfig(vocab_size=vocab, hidden_size=8, dilations=(1, 2, 4, 8), block=block, causal=causal)
+        shape = NextItNetConfig(vocab_size=vocab, hidden_size=WIDTH, dilations=(1, 2, 4, 8), block=block, causal=causal)
         encoder = NextItNet(shape).eval()
         generator = torch.Generator().manual_seed(7)
         with torch.no_grad():
@@ -126,14 +125,19 @@ class Case:
     def task(self) -> TaskModel:
         """A task model of three classes, its encoder frozen."""
         torch.manual_seed(13)
-        model = TaskModel(self.encoder(), ClassificationHead(8, 3), readout="mean")
+        model = TaskModel(self.encoder(), ClassificationHead(WIDTH, 3), readout="mean")
         model.freeze_encoder()
         return model.eval()
 
-    def wrap(self, model: nn.Module, *, name: str = "first", config: PeftConfig | None = None) -> PeftModel:
+    def wrap(self, model: nn.Module, *, config: PeftConfig | None = None) -> PeftModel:
+        """`model` as `adapt` makes it of an encoder, or with `config` as peft does; the adapter is called `default`."""
         torch.manual_seed(3)
+        if config is None:
+            wrapped = adapt(model, self.recipe, readout=self.readout)  # type: ignore[arg-type]
+            assert isinstance(wrapped, PeftModel)
+            return wrapped.eval()
         with quiet_peft():
-            return get_peft_model(model, config or self.config(), adapter_name=name).eval()
+            return get_peft_model(model, config).eval()  # type: ignore[arg-type]
 
     def add(self, model: PeftModel, name: str) -> None:
         torch.manual_seed(4)
@@ -172,15 +176,15 @@ class Case:
         model.eval()
 
     def read_only(self, block: str = "plain", *, causal: bool = True) -> PeftModel:
-        """The model with the trained adapter `first` that all tests share: look, but do not change."""
+        """The model with the trained adapter `default` that all tests share: look, but do not change."""
         return _trained(self, block, causal)
 
     def trained(self, block: str = "plain", *, causal: bool = True) -> PeftModel:
-        """A model with the trained adapter `first`, for the caller alone."""
+        """A model with the trained adapter `default`, for the caller alone."""
         return deepcopy(_trained(self, block, causal))
 
     def two(self) -> PeftModel:
-        """A model with the trained adapters `first`, which is active, and `second`."""
+        """A model with the trained adapters `default`, which is active, and `second`."""
         return deepcopy(_two(self))
 
     def save(self, model: PeftModel, folder: Path) -> None:
@@ -199,11 +203,15 @@ class Case:
         with quiet_peft():
             return PeftModel.from_pretrained(
                 self.encoder() if model is None else model,  # type: ignore[arg-type]
-                folder / "first",
-                adapter_name="first",
+                folder,
                 is_trainable=trains,
                 low_cpu_mem_usage=low_cpu_mem_usage,
             ).eval()
+
+
+@functools.cache
+def _config(case: Case) -> PeftConfig:
+    return case.wrap(case.encoder()).peft_config["default"]
 
 
 @functools.cache
@@ -219,20 +227,27 @@ def _two(case: Case) -> PeftModel:
     case.add(model, "second")
     model.set_adapter("second")
     case.train(model, seed=12, steps=6)
-    model.set_adapter("first")
+    model.set_adapter("default")
     return model
 
 
-@pytest.fixture(params=TUNERS)
+CASES = [Case(name) for name in RECIPES]
+
+
+def _name(case: Case) -> str:
+    return case.name
+
+
+@pytest.fixture(params=CASES, ids=_name)
 def case(request: pytest.FixtureRequest) -> Case:
-    """Each tuner in turn."""
-    return Case(request.param)
+    """Each adapter in turn."""
+    return Case(request.param) if isinstance(request.param, str) else request.param
 
 
-@pytest.fixture(params=[name for name in TUNERS if name.startswith(("patch", "star"))])
+@pytest.fixture(params=[case for case in CASES if case.ours], ids=_name)
 def own(request: pytest.FixtureRequest) -> Case:
-    """Each tuner of our own in turn."""
-    return Case(request.param)
+    """Each adapter of our own tuners in turn."""
+    return request.param
 
 
 @pytest.fixture
@@ -242,6 +257,6 @@ def quiet() -> Callable[[], AbstractContextManager[None]]:
 
 
 @pytest.fixture
-def tuners() -> dict[str, Callable[[], PeftConfig]]:
-    """The whole table."""
-    return TUNERS
+def cases() -> list[Case]:
+    """All of them."""
+    return CASES

@@ -1,4 +1,4 @@
-"""A few tuners under `torch.compile`: the gradients of a step, and what a user changes afterwards."""
+"""A few adapters under `torch.compile`: the gradients of a step, and what a user changes afterwards."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"),
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
 ]
-TUNERS = ["patch_serial_conv", "patch_parallel_unit", "patch_norms", "star_full", "star_low_rank", "lora"]
+CASES = ["serial.toml", "parallel_unit.toml", "patch_norms", "star_full_3", "star_low_rank_3", "lora.toml"]
 
 
 @pytest.fixture
@@ -47,14 +47,14 @@ def check(case, backend, fullgraph):
         )
 
 
-@pytest.mark.parametrize("case", ["patch_serial_conv", "star_per_channel"], indirect=True)
+@pytest.mark.parametrize("case", ["serial.toml", "star_norms_3"], indirect=True)
 @pytest.mark.usefixtures("fresh")
 def test_a_traced_step_has_the_same_gradients(case):
     check(case, "eager", fullgraph=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", TUNERS, indirect=True)
+@pytest.mark.parametrize("case", CASES, indirect=True)
 @pytest.mark.usefixtures("fresh")
 def test_a_compiled_step_has_the_same_gradients(case):
     check(case, "inductor", fullgraph=True)

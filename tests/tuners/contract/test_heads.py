@@ -23,7 +23,7 @@ def test_a_head_is_trained_and_reloaded(case, tmp_path):
     case.train(model, labels=LABELS)
     case.save(model, tmp_path)
     assert not torch.equal(case.logits(model, ids), start)
-    saved = load_file(tmp_path / "first" / "adapter_model.safetensors")
+    saved = load_file(tmp_path / "adapter_model.safetensors")
     names = [name for name in saved if ".head." in name]
     assert len(names) == len(head)
     again = case.load(tmp_path, case.task())
@@ -40,9 +40,9 @@ def test_heads_differ_by_row_in_a_mixed_batch(own):
     model.set_adapter("second")
     own.train(model, labels=LABELS.flip(0), steps=6)
     alone = {"second": own.logits(model, ids), "__base__": own.logits(own.task(), ids)}
-    model.set_adapter("first")
-    alone["first"] = own.logits(model, ids)
-    names = ["second", "first", "__base__", "second"]
+    model.set_adapter("default")
+    alone["default"] = own.logits(model, ids)
+    names = ["second", "default", "__base__", "second"]
     mixed = model(input_ids=ids, domain_ids=own.domain_ids(4), adapter_names=names).logits
     for row, name in enumerate(names):
         torch.testing.assert_close(mixed[row], alone[name][row], rtol=1e-5, atol=1e-5)
@@ -51,4 +51,4 @@ def test_heads_differ_by_row_in_a_mixed_batch(own):
 def test_whole_heads_in_a_mixed_batch_are_refused(own):
     ids, model = own.ids(), own.wrap(own.task(), config=with_head(own))
     with pytest.raises(TypeError, match="Mixed batching is only supported for"):
-        model(input_ids=ids, domain_ids=own.domain_ids(4), adapter_names=["first", "__base__"] * 2)
+        model(input_ids=ids, domain_ids=own.domain_ids(4), adapter_names=["default", "__base__"] * 2)

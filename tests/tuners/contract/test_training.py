@@ -79,6 +79,10 @@ def test_autocast(own):
     grads = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
     assert grads
     assert all(grad.isfinite().all() and grad.dtype == torch.float32 for grad in grads)
+
+
+def test_it_starts_as_the_encoder_under_autocast(own):
+    ids = own.ids()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         base = own.hidden(own.encoder(), ids)
         assert torch.equal(own.hidden(own.wrap(own.encoder()), ids), base)
