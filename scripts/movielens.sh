@@ -8,7 +8,12 @@ mkdir -p "$out"
 peterrec prepare "$data/ml1m_ratings.parquet" --time pos --users "$data/ml1m_users.parquet" \
     --split leave_one_out --bad-rows drop --output "$out/data"
 peterrec pretrain "$out/data" --output "$out/encoder" --set training.epochs=20 --set training.learning_rate=2e-3
+# README: what to expect
 for task in gender age occupation; do
     peterrec compare --task $task --encoder "$out/encoder" --adapters serial,none,full --controls scratch --seeds 3 \
-        --set epochs=5 --set warmup=20 --output "$out/compare-$task"
+        --learning-rates recipe --set epochs=5 --set warmup=20 --output "$out/compare-$task"
 done
+# adapters/README.md: every adapter, each with the same search for a learning rate
+peterrec compare --task gender --encoder "$out/encoder" --seeds 3 --learning-rates 5e-4,2e-3,8e-3,3.2e-2 \
+    --adapters serial,all \
+    --set epochs=5 --set warmup=20 --output "$out/adapters-gender"

@@ -1,6 +1,7 @@
 """The methods of peft that a recipe may name: identity at the start, training, their files; options have effects."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ OTHER = {
     "fourierft": {"n_frequency": 5, "scaling": 10.0, "random_loc_seed": 3},
     "gralora": {"r": 8, "alpha": 2, "gralora_k": 4, "hybrid_r": 2, "gralora_dropout": 0.5},
     "hira": {"r": 2, "hira_dropout": 0.5},
-    "hra": {"r": 2, "apply_GS": True},
+    "hra": {"r": 2},
     "lily": {"r": 2, "num_B": 3, "scaling": 3.0},
     "loha": {"r": 2, "alpha": 2, "rank_dropout": 0.5, "module_dropout": 0.5},
     "lokr": {
@@ -127,7 +128,16 @@ def trained(method: str, where: str, options: dict, *, block: str = "plain") -> 
 @pytest.mark.parametrize("block", ["plain", "bottleneck"])
 @pytest.mark.parametrize(("method", "where"), WHERE)
 def test_a_method_starts_at_the_encoder_trains_and_loads_again(method, where, block, tmp_path):
-    options = SMALL.get(method, {})
+    check(method, where, SMALL.get(method, {}), block, tmp_path)
+
+
+@pytest.mark.parametrize(("method", "option"), OPTIONS)
+def test_with_any_option_a_method_starts_at_the_encoder_trains_and_loads_again(method, option, tmp_path):
+    options = {**SMALL.get(method, {}), option: OTHER[method][option]}
+    check(method, places(method)[0], options, "plain", tmp_path)
+
+
+def check(method: str, where: str, options: dict, block: str, tmp_path: Path) -> None:
     before = states(encoder(block))
     start = states(adapt(encoder(block), recipe(method, where, options), readout="tcl"))
     torch.testing.assert_close(start, before, rtol=0, atol=1e-5)

@@ -345,6 +345,13 @@ def test_one_adapter_that_diverges_does_not_take_the_comparison_with_it(encoder_
         assert part in card
 
 
+def test_all_stands_for_every_other_adapter():
+    from peterrec.catalogue import names
+
+    assert compare.named(["star", "all"]) == ["star", *(name for name in names("adapters") if name != "star")]
+    assert compare.named(["none", "full"]) == ["none", "full"]
+
+
 def test_the_random_control_takes_an_adapter_that_freezes():
     field = compare.contestants(["full", "none"], ["random"])
     assert [(one.name, one.pretrained, one.adapter.tuner) for one, _ in field][-1] == ("random+none", False, "none")

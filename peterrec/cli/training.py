@@ -94,7 +94,10 @@ def compare(
     task: options.Task = "gender",
     encoder: options.Encoder = ENCODER,
     adapters: Annotated[
-        str, typer.Option(help="Adapters, separated by commas; the first is compared with all others.")
+        str,
+        typer.Option(
+            help="Adapters, separated by commas; the first is compared with all others. all: every other one."
+        ),
     ] = "serial,none,full",
     controls: Annotated[
         str,

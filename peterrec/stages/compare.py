@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peterrec.catalogue import adapter
+from peterrec.catalogue import adapter, names
 from peterrec.encoders.loading import encoder_revision
 from peterrec.errors import DivergedError, SettingsError, did_you_mean
 from peterrec.evaluation import ceiling as oracle
@@ -25,6 +25,7 @@ from peterrec.training.tracking import Mode as TrackerMode
 from peterrec.training.tracking import Tracker, open_tracker
 from peterrec.transfer import Contestant
 
+ALL = "all"
 ADAPTERS = ("serial", "none", "full")
 # What a user may ask: is it the pretraining (scratch), or just the architecture (random)?
 CONTROLS = {
@@ -34,6 +35,12 @@ CONTROLS = {
 RESERVED = (*NAMES, oracle.NAME)
 COSTS = ("learning_rate", "trained_parameters", "adapter_bytes", "peak_memory_bytes", "seconds", "search_seconds")
 Field = list[tuple[Contestant, str]]  # contestants with their roles
+
+
+def named(adapters: Sequence[str]) -> list[str]:
+    """The adapters as named, with every other one of the catalogue in the place of `all`."""
+    others = [name for name in names("adapters") if name not in adapters]
+    return [each for name in adapters for each in (others if name == ALL else [name])]
 
 
 def contestants(adapters: Sequence[str], controls: Sequence[str]) -> Field:
@@ -90,6 +97,7 @@ def run(
 
     Raises SettingsError, DataError, RefusedError, ResourceError, DivergedError, BusyError.
     """
+    adapters = named(adapters)
     field = contestants(adapters, controls)
     plan = resolve(task_name, encoder=encoder, data=data, seeds=seeds, labels=labels, overrides=overrides)
     if learning_rates is not None:

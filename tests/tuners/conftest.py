@@ -46,11 +46,9 @@ MORE: dict[str, dict[str, Any]] = {
     "road": _peft("road", variant="road_1", group_size=4),
 }
 # Adding a TOML to adapters/ is enough; what it cannot do by nature goes into contract/conftest.py.
-CATALOGUE = {f"{name}.toml": catalogue.adapter(name) for name in catalogue.names("adapters")}
-RECIPES: dict[str, AdapterRecipe] = {
-    **{name: recipe for name, recipe in CATALOGUE.items() if recipe.tuner not in ("none", "full")},
-    **{name: validate(AdapterRecipe, {"name": name, **table}, origin="MORE") for name, table in MORE.items()},
-}
+CATALOGUE = map(catalogue.adapter, catalogue.names("adapters"))
+RECIPES = {f"{recipe.name}.toml": recipe for recipe in CATALOGUE if recipe.tuner not in ("none", "full")}
+RECIPES |= {name: validate(AdapterRecipe, {"name": name, **table}, origin=name) for name, table in MORE.items()}
 
 
 @contextmanager
@@ -147,9 +145,8 @@ class Case:
     def hidden(self, model: nn.Module, ids: Tensor, *, domain_ids: Tensor | None = None, names=None) -> Tensor:
         """Hidden states `(B, L, D)`, zero at padding; row r belongs to domain `domain_ids[r]`."""
         domains = self.domain_ids(len(ids)) if domain_ids is None else domain_ids
-        if names is None:
-            return model(input_ids=ids, domain_ids=domains).last_hidden_state
-        return model(input_ids=ids, domain_ids=domains, adapter_names=names).last_hidden_state
+        mixed = {} if names is None else {"adapter_names": names}
+        return model(input_ids=ids, domain_ids=domains, **mixed).last_hidden_state
 
     def logits(self, model: nn.Module, ids: Tensor) -> Tensor:
         return model(input_ids=ids, domain_ids=self.domain_ids(len(ids))).logits
@@ -168,10 +165,9 @@ class Case:
         for _ in range(steps):
             optimiser.zero_grad()
             if labels is None:
-                loss = self.loss(self.hidden(model, ids), seed=seed)
+                self.loss(self.hidden(model, ids), seed=seed).backward()
             else:
-                loss = model(input_ids=ids, labels=labels, domain_ids=self.domain_ids(len(ids))).loss
-            loss.backward()
+                model(input_ids=ids, labels=labels, domain_ids=self.domain_ids(len(ids))).loss.backward()
             optimiser.step()
         model.eval()
 
@@ -192,12 +188,7 @@ class Case:
         model.save_pretrained(folder, save_embedding_layers=False)
 
     def load(
-        self,
-        folder: Path,
-        model: nn.Module | None = None,
-        *,
-        low_cpu_mem_usage: bool = False,
-        trains: bool = True,
+        self, folder: Path, model: nn.Module | None = None, *, low_cpu_mem_usage: bool = False, trains: bool = True
     ) -> PeftModel:
         """`trains`: torch folds a matrix product another way, a last bit apart, where nothing needs a gradient."""
         with quiet_peft():
@@ -234,17 +225,13 @@ def _two(case: Case) -> PeftModel:
 CASES = [Case(name) for name in RECIPES]
 
 
-def _name(case: Case) -> str:
-    return case.name
-
-
-@pytest.fixture(params=CASES, ids=_name)
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
     """Each adapter in turn."""
     return Case(request.param) if isinstance(request.param, str) else request.param
 
 
-@pytest.fixture(params=[case for case in CASES if case.ours], ids=_name)
+@pytest.fixture(params=[case for case in CASES if case.ours], ids=lambda case: case.name)
 def own(request: pytest.FixtureRequest) -> Case:
     """Each adapter of our own tuners in turn."""
     return request.param
