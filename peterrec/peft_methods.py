@@ -4,7 +4,7 @@ Every method here leaves the encoder as it was at step 0, never changes a frozen
 Left out: methods that start elsewhere (VB-LoRA, Uni-LoRA), rewrite frozen weights (the PiSSA and OLoRA starts of LoRA),
 need calls during training that no recipe can make (AdaLoRA), compile code at first use (BOFT), warn in every run
 (SHiRA), or do not take subclasses of `nn.Linear` (GLoRA). No option names code, a path or a module. Options without any
-effect here are left out as well (OFT's module_dropout, PSOFT's alpha, Lily's stride).
+effect here are left out as well (OFT's module_dropout, PSOFT's alpha, Lily's stride), and DEFT's dropout, which would move the states at step 0 in training.
 """
 
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]  # a dropout
 PEFT_METHODS: dict[str, dict[str, Any]] = {
     "beft": {},
     "c3a": {"block_size": Count},
-    "deft": {"r": Count, "alpha": Positive, "deft_dropout": Share, "decomposition_method": Literal["relu", "qr"]},
+    "deft": {"r": Count, "alpha": Positive, "decomposition_method": Literal["relu", "qr"]},
     "delora": {"r": Count, "delora_lambda": Count, "module_dropout": Share},
     "fourierft": {"n_frequency": Count, "scaling": Positive, "random_loc_seed": Seed},
     "gralora": {"r": Count, "alpha": Count, "gralora_k": Count, "hybrid_r": Seed, "gralora_dropout": Share},

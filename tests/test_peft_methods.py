@@ -44,7 +44,7 @@ SMALL = {
 # one other value for every option; with what it needs beside it
 OTHER = {
     "c3a": {"block_size": 4},
-    "deft": {"r": 2, "alpha": 9.0, "deft_dropout": 0.5, "decomposition_method": "qr"},
+    "deft": {"r": 2, "alpha": 9.0, "decomposition_method": "qr"},
     "delora": {"r": 2, "delora_lambda": 3, "module_dropout": 0.5},
     "fourierft": {"n_frequency": 5, "scaling": 10.0, "random_loc_seed": 3},
     "gralora": {"r": 8, "alpha": 2, "gralora_k": 4, "hybrid_r": 2, "gralora_dropout": 0.5},

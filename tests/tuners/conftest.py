@@ -42,7 +42,6 @@ MORE: dict[str, dict[str, Any]] = {
     "oft": _peft("oft", oft_block_size=4),
     "vera": _peft("vera", r=2),
     "hra": _peft("hra", r=2),
-    "miss": _peft("miss", r=2),
     "road": _peft("road", variant="road_1", group_size=4),
 }
 # Adding a TOML to adapters/ is enough; what it cannot do by nature goes into contract/conftest.py.
