@@ -4,7 +4,8 @@ Every method here leaves the encoder as it was at step 0, never changes a frozen
 Left out: methods that start elsewhere (VB-LoRA, Uni-LoRA), rewrite frozen weights (the PiSSA and OLoRA starts of LoRA),
 need calls during training that no recipe can make (AdaLoRA), compile code at first use (BOFT), warn in every run
 (SHiRA), or do not take subclasses of `nn.Linear` (GLoRA). No option names code, a path or a module. Options without any
-effect here are left out as well (OFT's module_dropout, PSOFT's alpha, Lily's stride), and DEFT's dropout, which would move the states at step 0 in training.
+effect here are left out as well (OFT's module_dropout, PSOFT's alpha, Lily's stride), and DEFT's dropout, which would
+move the states at step 0 in training.
 """
 
 from typing import Annotated, Any, Literal

@@ -564,3 +564,16 @@ def test_wandb_offline(run, prepared_folder):
     (file,) = Path("x/wandb").glob("offline-run-*/run-*.wandb")
     assert file.read_bytes()[:4] == b":W&B"
     assert json.loads(Path("x/run.json").read_text())["wandb_run"] in file.name
+
+
+def test_the_defaults_of_compare_are_those_of_its_stage():
+    import inspect
+
+    from peterrec.cli.training import compare as command
+    from peterrec.evaluation.search import parse_rates
+    from peterrec.stages import compare as stage
+
+    told = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
+    assert parse_rates(told["learning_rates"]) == stage.RATES
+    assert tuple(told["adapters"].split(",")) == stage.ADAPTERS
+    assert tuple(told["controls"].split(",")) == tuple(stage.CONTROLS)
