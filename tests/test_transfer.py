@@ -345,20 +345,6 @@ def test_one_adapter_that_diverges_does_not_take_the_comparison_with_it(encoder_
         assert part in card
 
 
-def test_all_stands_for_every_other_adapter():
-    from peterrec.catalogue import names
-
-    assert compare.named(["star", "all"]) == ["star", *(name for name in names("adapters") if name != "star")]
-    assert compare.named(["none", "full"]) == ["none", "full"]
-
-
-def test_the_random_control_takes_an_adapter_that_freezes():
-    field = compare.contestants(["full", "none"], ["random"])
-    assert [(one.name, one.pretrained, one.adapter.tuner) for one, _ in field][-1] == ("random+none", False, "none")
-    with pytest.raises(SettingsError, match="freezes the encoder"):
-        compare.contestants(["full"], ["random"])
-
-
 def test_a_resume_on_other_data_is_refused(encoder_folder, prepared_folder, tmp_path, monkeypatch):
     import shutil
 
@@ -384,17 +370,6 @@ def test_a_resume_on_other_data_is_refused(encoder_folder, prepared_folder, tmp_
         run(prepared_folder)
     with pytest.raises(SettingsError, match="data"):
         run(other)
-
-
-def test_one_name_cannot_stand_for_two_contestants(encoder_folder, tmp_path):
-    mine = tmp_path / "serial.toml"
-    mine.write_text('# Mine.\ntuner = "none"\n')
-    for adapters in (["serial", "serial"], ["serial", str(mine)]):
-        with pytest.raises(SettingsError, match="twice"):
-            compare.contestants(adapters, [])
-    mine.rename(tmp_path / "oracle.toml")
-    with pytest.raises(SettingsError, match="baseline"):
-        compare.contestants([str(tmp_path / "oracle.toml")], [])
 
 
 class Recording(Tracker):
