@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from peterrec.training.tracking import Tracker
 from peterrec.tuners import PatchConfig
 
 ADAPTERS = 8
+SERVED = (1, 16)  # users of each adapter in a mixed batch: requests as they come, and a batch job
 
 
 class EveryPosition(TaskModel):
@@ -129,6 +130,7 @@ def trainings(bench: Bench) -> dict[str, float]:
     if blocks < 2:
         raise SystemExit("The encoder has one block, so it has no top half: take one with two blocks or more.")
     top = list(range(blocks - blocks // 2, blocks))
+    replace(bench, epochs=1).training(bench.model(None))  # the first of a process pays for much that is not training
     found = {"full fine-tuning": bench.training(bench.model(None))[0]}
     first, again = bench.training(bench.model([]))
     found |= {"head, vectors computed once": again, "head, and computing them": first}
@@ -157,7 +159,15 @@ def last_position(bench: Bench) -> dict[str, float]:
 
 
 def mixed_batch(bench: Bench) -> dict[str, float]:
-    """Comparison 4: seconds of one batch whose users belong to eight adapters, drawn at random."""
+    """Comparison 4: seconds of one batch whose users belong to eight adapters, drawn at random; small and large."""
+    found = {}
+    for users in SERVED:
+        for name, seconds in _mixed_batch(bench, users=users).items():
+            found[f"{name}, {ADAPTERS * users} users"] = seconds
+    return found
+
+
+def _mixed_batch(bench: Bench, *, users: int) -> dict[str, float]:
     torch.manual_seed(0)
     names = [f"task{number}" for number in range(ADAPTERS)]
     model = get_peft_model(deepcopy(bench.encoder), PatchConfig(), adapter_name=names[0])
@@ -175,7 +185,7 @@ def mixed_batch(bench: Bench) -> dict[str, float]:
             if other != name:
                 own.delete_adapter(other)
         alone[name] = own.eval()
-    rows = bench.attribute.rows[: bench.users * ADAPTERS]
+    rows = bench.attribute.rows[: users * ADAPTERS]
     ids = torch.from_numpy(last_events(bench.histories, rows, max_length=bench.max_length, readout="mean"))
     ids = ids.to(bench.device)
     owners = np.random.default_rng(0).permutation(np.arange(len(rows)) % ADAPTERS)

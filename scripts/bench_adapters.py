@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from adapter_measurements import ADAPTERS, Bench, last_position, mixed_batch, trainings
+from adapter_measurements import ADAPTERS, SERVED, Bench, last_position, mixed_batch, trainings
 from rich.console import Console
 from rich.table import Table
 
@@ -55,8 +55,9 @@ COMPARISONS = [
         f"4. A batch of {ADAPTERS} adapters",
         mixed_batch,
         [
-            (f"{ADAPTERS} passes, one a model", "one mixed pass", None),
-            (f"{ADAPTERS} passes, one a set_adapter", "one mixed pass", None),
+            (f"{ADAPTERS} passes, one a {kind}, {size}", f"one mixed pass, {size}", None)
+            for size in (f"{ADAPTERS * users} users" for users in SERVED)
+            for kind in ("model", "set_adapter")
         ],
     ),
 ]
@@ -95,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--encoder", type=Path, default=Path("runs/encoder"), help="folder of the pretrained encoder")
     parser.add_argument("--column", default="gender", help="label column in the table of users")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of each training")
-    parser.add_argument("--users", type=int, default=64, help="users of a training batch, and of each adapter in 4.")
+    parser.add_argument("--users", type=int, default=64, help="users of a training batch")
     parser.add_argument("--max-length", type=int, default=None, help="events read; the encoder's own by default")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of which the median is taken")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

@@ -15,5 +15,7 @@ for task in gender age occupation; do
 done
 # adapters/README.md: every adapter, each with the same search for a learning rate
 peterrec compare --task gender --encoder "$out/encoder" --seeds 3 --learning-rates 5e-4,2e-3,8e-3,3.2e-2 \
-    --adapters serial,all \
-    --set epochs=5 --set warmup=20 --output "$out/adapters-gender"
+    --adapters serial,all --controls "" --set epochs=5 --set warmup=20 --output "$out/adapters-gender"
+peterrec compare --task age --encoder "$out/encoder" --seeds 3 \
+    --adapters full,parallel,serial,parallel_unit,rslora,dora --controls "" \
+    --set epochs=5 --set warmup=20 --output "$out/adapters-age"
