@@ -28,7 +28,7 @@ def test_a_tiny_bench(bench, encoder_folder, prepared_folder, tmp_path, monkeypa
     found = json.loads(output.read_text())
     assert found["setting"]["dilations"] == [1, 1, 2, 2]
     assert found["setting"]["receptive_field"] == 13
-    assert len(found["results"]) == 9
+    assert len(found["results"]) == 11
     assert [row["bar"] for row in found["results"] if row["bar"]] == [100, 3]
     for row in found["results"]:
         assert row["ratio"] == pytest.approx(row["long_seconds"] / row["short_seconds"])
