@@ -88,6 +88,24 @@ def plan(lengths: IntArray, *, positions: int, seed: int = 0, epoch: int = 0, sh
     return batches
 
 
+def cut(lengths: IntArray, *, positions: int | None) -> list[slice]:
+    """Cuts windows of `lengths` `(N,)`, in their order, into runs of at most `positions` windows × longest (None: one).
+
+    A run holds one window at least; no windows give no runs.
+    """
+    runs: list[slice] = []
+    first = 0
+    while first < len(lengths):
+        if positions is None:
+            last = len(lengths)
+        else:
+            size = np.maximum.accumulate(np.maximum(lengths[first:], 1)) * np.arange(1, len(lengths) - first + 1)
+            last = first + max(int(np.searchsorted(size, positions, side="right")), 1)
+        runs.append(slice(first, last))
+        first = last
+    return runs
+
+
 def pad(flat: IntArray, lengths: IntArray, *, append: int | None = None) -> NDArray[np.int64]:
     """Lays flat histories out as `(B, L)`, padded on the right with PAD; `append` ends each with that row."""
     count = lengths.astype(np.int64)

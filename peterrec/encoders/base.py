@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
@@ -68,6 +69,19 @@ class UserEncoder(PreTrainedModel):
         """The table `(V, D)` whose product with a hidden state scores items (special rows included)."""
         table = self.embed_tokens if self.output is None else self.output
         return table.weight
+
+    @property
+    def sparse_rows(self) -> bool:
+        """Whether looking up rows of the tables leaves sparse gradients, which row-wise optimisers want."""
+        return self.embed_tokens.sparse
+
+    @sparse_rows.setter
+    def sparse_rows(self, value: bool) -> None:
+        self.embed_tokens.sparse = value
+
+    def item_rows(self, rows: Tensor) -> Tensor:
+        """The rows `(N,)` of the score table as `(N, D)`."""
+        return F.embedding(rows, self.score_table(), sparse=self.sparse_rows)
 
     def reach(self, readout: str, *, first_block: int = 0) -> int | None:
         """How many states below block `first_block` a user vector depends on, the last valid ones; None: on all."""

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from peterrec.data.batches import groups, plan
+from peterrec.data.batches import cut, groups, plan
 from peterrec.data.sequences import Sequences
 from peterrec.errors import DataError
 from peterrec.inference import POSITIONS, encode, last_events
 from peterrec.metrics.classification import Classified
 from peterrec.model import TaskModel
+from peterrec.training.micro_batch import micro_batch
 from peterrec.training.settings import TrainingSettings
 from peterrec.training.standing_states import StandingStates, kept_positions
 
@@ -70,6 +71,7 @@ class ClassificationProgram:
         self._validation = validation
         self._max_length = max_length
         self._settings = settings
+        self._weights: NDArray[np.float64] | None = None
         self._vectors: dict[str, Tensor] = {}
         self._states: dict[str, StandingStates] = {}
         if metric == "roc_auc" and len(np.unique(validation.labels)) < 2:
@@ -105,25 +107,47 @@ class ClassificationProgram:
         lengths = np.minimum(self._histories.lengths[self._train.rows], self._max_length)
         return groups(lengths, users=self._settings.users, seed=self._settings.seed, epoch=epoch)
 
-    def loss(self, step: NDArray[np.integer], device: torch.device) -> tuple[Tensor, int]:
-        """Mean cross-entropy of a step and its number of users."""
-        labels = torch.from_numpy(self._train.labels[step]).to(device, non_blocking=True)
+    def num_targets(self, step: NDArray[np.integer]) -> int:
+        """The users of a step."""
+        return len(step)
+
+    def weight(self, step: NDArray[np.integer]) -> float:
+        """The users, each weighed by its class where the task weighs classes."""
+        weights = self.model.class_weights
+        if weights is None:
+            return len(step)
+        if self._weights is None:
+            self._weights = weights.double().cpu().numpy()[self._train.labels]
+        return float(self._weights[step].sum())
+
+    def pieces(self, step: NDArray[np.integer], *, part: int, parts: int) -> Sequence[NDArray[np.integer]]:
+        """What a process computes of a step: every `parts`-th user, since similar lengths stand together."""
+        own = step[part::parts]
         if self.keeps_vectors:
-            chosen = self._vectors_of("train", self._train, device).index_select(0, torch.from_numpy(step).to(device))
+            return [own] if len(own) else []
+        limit = micro_batch(self.model, self._settings, encoder=self.model.base_encoder)
+        lengths = np.minimum(self._histories.lengths[self._train.rows[own]], self._max_length)
+        return [own[few] for few in cut(lengths, positions=limit)]
+
+    def loss(self, piece: NDArray[np.integer], device: torch.device) -> tuple[Tensor, float]:
+        """Mean cross-entropy of a piece and what its users weigh."""
+        labels = torch.from_numpy(self._train.labels[piece]).to(device, non_blocking=True)
+        if self.keeps_vectors:
+            chosen = self._vectors_of("train", self._train, device).index_select(0, torch.from_numpy(piece).to(device))
             output = self.model.classify(chosen, labels)
         elif self.keeps_states:
-            states, valid = self._states_of("train", self._train, device).batch(step)
+            states, valid = self._states_of("train", self._train, device).batch(piece)
             output = self.model(states=states, attention_mask=valid, first_block=self.standing, labels=labels)
         else:
             ids = last_events(
                 self._histories,
-                self._train.rows[step],
+                self._train.rows[piece],
                 max_length=self.model.events_read(self._max_length),
                 readout=self.model.readout,
             )
             output = self.model(torch.from_numpy(ids).to(device, non_blocking=True), labels=labels)
         assert output.loss is not None
-        return output.loss, len(step)
+        return output.loss, self.weight(piece)
 
     def validate(self) -> dict[str, float]:
         """The watched metric, accuracy and log loss on the validation users."""

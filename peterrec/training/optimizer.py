@@ -63,18 +63,22 @@ class Updater:
         if self._deferred:
             self._bad_step = torch.full((), -1, device=accelerator.device, dtype=torch.int64)
 
+    def add(self, loss: Tensor) -> None:
+        """Adds the gradient of a piece's share of the loss to those of the pieces before it."""
+        self._accelerator.backward(loss)
+
     def update(self, loss: Tensor, *, step: int, rate: float) -> None:
-        """One step along the gradient of the scalar `loss` with the learning rate `rate`.
+        """One step along the gradients added up, with the learning rate `rate`; `loss` is their value, without a graph.
 
         Raises `NotFiniteError`, on CUDA perhaps only at a later `check`; no parameter has changed since then.
         """
         if not self._deferred and not math.isfinite(value := loss.item()):
+            self.optimizer.zero_grad()
             raise NotFiniteError(step, f"the loss is {value}")
-        self._accelerator.backward(loss)
         norm = self._accelerator.clip_grad_norm_(list(self.parameters.values()), self._settings.clip or math.inf)
         assert norm is not None
         if self._deferred:
-            bad = ~(torch.isfinite(norm) & torch.isfinite(loss.detach()))
+            bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
             self._bad_step.copy_(torch.where((self._bad_step < 0) & bad, step, self._bad_step))
             self.optimizer.found_inf = (self._bad_step >= 0).float()  # type: ignore[attr-defined]  # its protocol
         elif not math.isfinite(value := norm.item()):

@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from peterrec.data.batches import pad, plan, windows
+from peterrec.data.batches import cut, pad, plan, windows
 from peterrec.data.sequences import Sequences
 from peterrec.encoders.base import UserEncoder
 from peterrec.errors import DataError
 from peterrec.inference import rank_next_items
 from peterrec.metrics.ranking import ranking_metrics
-from peterrec.objectives.next_item import NextItemBatch, next_item_batch, next_item_loss
+from peterrec.objectives.next_item import NextItemBatch, next_item_batch, next_item_loss, tcl_cuts
 from peterrec.settings import Settings
+from peterrec.training.micro_batch import micro_batch
 from peterrec.training.settings import TrainingSettings
 
 FEWEST_STEPS = 20  # an epoch; fewer would leave a small log's encoder untrained when patience ends
@@ -47,13 +48,23 @@ class PretrainingSettings(TrainingSettings):
 
 @dataclass(frozen=True)
 class Step:
-    """One batch: windows `[start, stop)` of the histories `row`, and its number within the epoch."""
+    """One batch: windows `[start, stop)` of the histories `row`, longest first, and its number within the epoch."""
 
     epoch: int
     number: int
     row: NDArray[np.integer]
     start: NDArray[np.integer]
     stop: NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some windows of a step, and after how many events of each TCL stands (0: nowhere)."""
+
+    row: NDArray[np.integer]
+    start: NDArray[np.integer]
+    stop: NDArray[np.integer]
+    cuts: NDArray[np.int64]
 
 
 class NextItemProgram:
@@ -97,20 +108,38 @@ class NextItemProgram:
             for number, batch in enumerate(batches)
         ]
 
-    def batch(self, step: Step) -> NextItemBatch:
-        """Inputs and targets of a step."""
-        flat, lengths = self._train.gather(step.row, step.start, step.stop)
-        rng = np.random.default_rng((self._settings.seed, step.epoch, 2, step.number))
-        return next_item_batch(pad(flat, lengths), lengths, tcl_rate=self._objective.tcl_rate, rng=rng)
+    def num_targets(self, step: Step) -> int:
+        """Pairs of an event and the next one, and one more for each TCL row."""
+        return int((step.stop - step.start - 1).sum()) + int(np.count_nonzero(self._cuts(step)))
 
-    def loss(self, step: Step, device: torch.device) -> tuple[Tensor, int]:
-        """Mean cross-entropy of a step and its number of targets."""
-        batch = self.batch(step)
-        on_device = NextItemBatch(
-            inputs=batch.inputs.to(device, non_blocking=True),
-            targets=batch.targets.to(device, non_blocking=True),
-        )
-        return next_item_loss(self.model, on_device), batch.num_targets
+    def weight(self, step: Step) -> float:
+        """Each target weighs the same."""
+        return self.num_targets(step)
+
+    def pieces(self, step: Step, *, part: int, parts: int) -> Sequence[Piece]:
+        """What a process computes of a step; every `parts`-th window, so that lengths are alike in all processes."""
+        cuts = self._cuts(step)
+        own = np.arange(part, len(step.row), parts)
+        lengths = (step.stop - step.start - 1 + (cuts > 0))[own]
+        limit = micro_batch(self.model, self._settings)
+        return [
+            Piece(step.row[chosen], step.start[chosen], step.stop[chosen], cuts[chosen])
+            for chosen in (own[few] for few in cut(lengths, positions=limit))
+        ]
+
+    def batch(self, piece: Piece) -> NextItemBatch:
+        """Inputs and targets of a piece."""
+        flat, lengths = self._train.gather(piece.row, piece.start, piece.stop)
+        return next_item_batch(pad(flat, lengths), lengths, cuts=piece.cuts)
+
+    def loss(self, piece: Piece, device: torch.device) -> tuple[Tensor, float]:
+        """Mean cross-entropy of a piece and its number of targets."""
+        batch = self.batch(piece)
+        return next_item_loss(self.model, batch.to(device)), len(batch.targets)
+
+    def _cuts(self, step: Step) -> NDArray[np.int64]:
+        rng = np.random.default_rng((self._settings.seed, step.epoch, 2, step.number))
+        return tcl_cuts(step.stop - step.start, rate=self._objective.tcl_rate, rng=rng)
 
     def validate(self) -> dict[str, float]:
         """HR, NDCG and MRR at 10 on the watched validation users."""

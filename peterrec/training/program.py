@@ -1,4 +1,4 @@
-"""What the training loop asks of a program: batches, their loss, and a validation."""
+"""What the training loop asks of a program: batches, their pieces, the loss of a piece, and a validation."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -21,11 +21,27 @@ class Program(Protocol):
         ...
 
     def steps(self, epoch: int) -> Sequence[Any]:
-        """The batches of an epoch (from 1) as plain data: a pure function of the epoch."""
+        """The batches of an epoch (from 1), of all processes together, as plain data: a pure function of the epoch."""
         ...
 
-    def loss(self, step: Any, device: torch.device) -> tuple[Tensor, int]:
-        """The mean loss of one of `steps`, a scalar with its graph, and the number of targets in it."""
+    def num_targets(self, step: Any) -> int:
+        """How many targets one of `steps` has, for those who watch."""
+        ...
+
+    def weight(self, step: Any) -> float:
+        """What the targets of one of `steps` weigh together: its loss is their weighted mean."""
+        ...
+
+    def pieces(self, step: Any, *, part: int, parts: int) -> Sequence[Any]:
+        """What process `part` of `parts` computes of one of `steps`, cut so that a piece's activations stay in cache.
+
+        All pieces of all parts together are the step, and whatever is random in it is drawn for the step as a whole.
+        A process may get none.
+        """
+        ...
+
+    def loss(self, piece: Any, device: torch.device) -> tuple[Tensor, float]:
+        """The mean loss of a piece, a scalar with its graph, and what its targets weigh together."""
         ...
 
     def validate(self) -> dict[str, float]:

@@ -123,10 +123,16 @@ class TrainingRun:
     def _step(self, batch: Any) -> Tensor:
         state = self.state
         seed_generators(self.settings.seed, purpose="step", number=state.step, device=self.device)
-        with self.accelerator.autocast():
-            loss, targets = self.program.loss(batch, self.device)
+        targets, weight = self.program.num_targets(batch), self.program.weight(batch)
+        loss = torch.zeros((), device=self.device)
+        process = {"part": self.accelerator.process_index, "parts": self.accelerator.num_processes}
+        for piece in self.program.pieces(batch, **process):
+            with self.accelerator.autocast():
+                mean, own = self.program.loss(piece, self.device)
+            share = mean * (own / weight)
+            self.updater.add(share)
+            loss += share.detach()
         self.updater.update(loss, step=state.step, rate=self._rate(state.step))
-        loss = loss.detach()
         self.loss_sum.add_(loss.to(self.loss_sum.dtype), alpha=targets)
         state.epoch_targets += targets
         state.targets += targets

@@ -40,6 +40,12 @@ class TrainingSettings(Settings):
     checkpoint_every: int = Field(
         500, ge=0, description="Steps between checkpoints; each epoch ends with one anyway. 0: only those."
     )
+    micro_batch: int = Field(
+        0,
+        ge=0,
+        description="Positions (users × length) computed at a time; the gradients of a batch are summed over such "
+        "pieces. 0: as many as a processor's cache holds, on other devices all.",
+    )
     precision: Precision = Field("auto", description="auto: bf16 on a CUDA device that has it, else fp32.")
     device: Device = Field("auto", description="auto: a CUDA device if there is one, then mps, then cpu.")
     compile: bool = Field(False, description="Compile the model with torch.compile.")

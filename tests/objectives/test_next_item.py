@@ -7,20 +7,29 @@ import torch
 from peterrec.data.batches import pad
 from peterrec.data.vocabulary import PAD, TCL
 from peterrec.encoders import NextItNet, NextItNetConfig
-from peterrec.objectives.next_item import next_item_batch, next_item_loss
+from peterrec.objectives.next_item import next_item_batch, next_item_loss, tcl_cuts
 
 
 def batch_of(histories, tcl_rate, seed=0):
     lengths = np.array([len(h) for h in histories])
     events = pad(np.concatenate([np.array(h) for h in histories]), lengths)
-    return next_item_batch(events, lengths, tcl_rate=tcl_rate, rng=np.random.default_rng(seed))
+    cuts = tcl_cuts(lengths, rate=tcl_rate, rng=np.random.default_rng(seed))
+    return next_item_batch(events, lengths, cuts=cuts)
+
+
+def laid_out(batch):
+    """The targets as `(B, L)`, PAD where nothing is to be predicted."""
+    users, width = batch.inputs.shape
+    flat = torch.full((width * users,), PAD)
+    flat[batch.places] = batch.targets
+    return flat.view(width, users).t()
 
 
 def test_without_tcl_each_event_predicts_the_next():
     batch = batch_of([[5, 6, 7, 8], [9, 4]], 0.0)
     assert batch.inputs.tolist() == [[5, 6, 7], [9, PAD, PAD]]
-    assert batch.targets.tolist() == [[6, 7, 8], [4, PAD, PAD]]
-    assert batch.num_targets == 4
+    assert laid_out(batch).tolist() == [[6, 7, 8], [4, PAD, PAD]]
+    assert len(batch.targets) == 4
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -28,7 +37,7 @@ def test_tcl_stands_at_a_cut_and_predicts_what_the_event_before_it_predicts(seed
     rng = np.random.default_rng(seed)
     histories = [rng.integers(3, 50, size=n).tolist() for n in (2, 3, 7, 12, 5)]
     batch = batch_of(histories, 1.0, seed)
-    for history, inputs, targets in zip(histories, batch.inputs.tolist(), batch.targets.tolist(), strict=True):
+    for history, inputs, targets in zip(histories, batch.inputs.tolist(), laid_out(batch).tolist(), strict=True):
         length = len(history)
         cut = inputs.index(TCL)
         assert 1 <= cut <= length - 1

@@ -68,7 +68,16 @@ class Regression:
         order = np.random.default_rng((1, epoch)).permutation(128)
         return np.array_split(order, 7 + epoch % 2)  # epochs differ in length
 
-    def loss(self, step: np.ndarray, device: torch.device) -> tuple[torch.Tensor, int]:
+    def num_targets(self, step: np.ndarray) -> int:
+        return len(step)
+
+    def weight(self, step: np.ndarray) -> float:
+        return len(step)
+
+    def pieces(self, step: np.ndarray, *, part: int, parts: int) -> list[np.ndarray]:
+        return [step[part::parts]]
+
+    def loss(self, step: np.ndarray, device: torch.device) -> tuple[torch.Tensor, float]:
         self.at("step", self.steps_made)
         self.steps_made += 1
         noise = float(np.random.normal()) + torch.rand(())  # whatever a program draws is seeded
@@ -356,7 +365,7 @@ class Poisoned(Regression):
         self.bad, self.what = bad, what
         self.noted: dict[str, torch.Tensor] = {}
 
-    def loss(self, step: np.ndarray, device: torch.device) -> tuple[torch.Tensor, int]:
+    def loss(self, step: np.ndarray, device: torch.device) -> tuple[torch.Tensor, float]:
         if self.steps_made == self.bad:
             self.noted = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         loss, targets = super().loss(step, device)
