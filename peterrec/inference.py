@@ -15,7 +15,7 @@ from peterrec.encoders.readout import read_users, valid_positions
 from peterrec.errors import SettingsError
 from peterrec.metrics.ranking import Histories, Ranks, rank_targets
 
-POSITIONS = {"cpu": 2**15, "cuda": 2**20}  # users × length at a time, when no gradients are kept
+POSITIONS = {"cpu": 2**14, "cuda": 2**20}  # users × length at a time, when no gradients are kept
 
 
 def choose_device(name: str) -> torch.device:

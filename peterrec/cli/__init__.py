@@ -14,8 +14,10 @@ import typer
 from peterrec.cli.catalogue import list_, show
 from peterrec.cli.data import check, prepare
 from peterrec.cli.inference import encode, predict
+from peterrec.cli.launch import follow, leading, refuse_launch
 from peterrec.cli.training import compare, evaluate, finetune, pretrain
 from peterrec.errors import PeterrecError
+from peterrec.training.launcher import leads
 
 __all__ = ["app", "execute", "main"]
 
@@ -55,6 +57,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def peterrec(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -76,6 +79,7 @@ def peterrec(
     Exit codes: 0 ok, 2 usage or settings, 3 data, 4 disk or memory, 5 diverged, 6 folder in use, 7 refused (wrong or
     damaged artefact), 130 interrupted (run the same command to go on).
     """
+    refuse_launch(context.invoked_subcommand)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -93,7 +97,10 @@ def execute(arguments: list[str]) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     try:
-        app(arguments or ["--help"], prog_name="peterrec")
+        if not leads():
+            return follow()
+        with leading():
+            app(arguments or ["--help"], prog_name="peterrec")
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 1
         if code == 130:

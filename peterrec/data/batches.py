@@ -106,11 +106,17 @@ def cut(lengths: IntArray, *, positions: int | None) -> list[slice]:
     return runs
 
 
-def pad(flat: IntArray, lengths: IntArray, *, append: int | None = None) -> NDArray[np.int64]:
-    """Lays flat histories out as `(B, L)`, padded on the right with PAD; `append` ends each with that row."""
+def pad(
+    flat: IntArray, lengths: IntArray, *, append: int | None = None, users: int = 0, width: int = 0
+) -> NDArray[np.int64]:
+    """Lays flat histories out as `(B, L)`, padded on the right with PAD; `append` ends each with that row.
+
+    There are at least `users` rows, the last ones empty, and at least `width` columns.
+    """
     count = lengths.astype(np.int64)
+    count = np.pad(count, (0, max(users - len(count), 0)))
     extra = 0 if append is None else 1
-    width = max(int(count.max(initial=0)) + extra, 1)
+    width = max(int(count.max(initial=0)) + extra, width, 1)
     out = np.full((len(count), width), PAD, dtype=np.int64)
     out[np.arange(width) < count[:, None]] = flat
     if append is not None:

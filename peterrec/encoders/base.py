@@ -9,8 +9,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from peterrec.encoders.dilated import trailing
+from peterrec.encoders.dilated import BottleneckBlock, PlainBlock, trailing
+from peterrec.encoders.dropout import drop_out
+from peterrec.encoders.padding import is_readable, stands_on_the_right
 from peterrec.encoders.readout import LAST_POSITION, read_out, valid_positions
+from peterrec.encoders.table_shard import TableShard
+from peterrec.errors import SettingsError
 
 
 @dataclass
@@ -66,9 +70,20 @@ class UserEncoder(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
     def score_table(self) -> Tensor:
-        """The table `(V, D)` whose product with a hidden state scores items (special rows included)."""
-        table = self.embed_tokens if self.output is None else self.output
-        return table.weight
+        """The table `(V, D)` whose product with a hidden state scores items (special rows included).
+
+        Raises SettingsError while processes share its rows, so that none has it whole.
+        """
+        table = self._score_weight()
+        if isinstance(table, TableShard):
+            raise SettingsError(
+                "The item table is sharded over processes, but the whole of it is asked for: set "
+                "training.shard_tables=false, or objective.softmax=sampled, which reads rows alone."
+            )
+        return table
+
+    def _score_weight(self) -> Tensor:
+        return (self.embed_tokens if self.output is None else self.output).weight
 
     @property
     def sparse_rows(self) -> bool:
@@ -81,7 +96,10 @@ class UserEncoder(PreTrainedModel):
 
     def item_rows(self, rows: Tensor) -> Tensor:
         """The rows `(N,)` of the score table as `(N, D)`."""
-        return F.embedding(rows, self.score_table(), sparse=self.sparse_rows)
+        table = self._score_weight()
+        if isinstance(table, TableShard):
+            return table.rows(rows, sparse=self.sparse_rows)
+        return F.embedding(rows, table, sparse=self.sparse_rows)
 
     def reach(self, readout: str, *, first_block: int = 0) -> int | None:
         """How many states below block `first_block` a user vector depends on, the last valid ones; None: on all."""
@@ -99,7 +117,7 @@ class UserEncoder(PreTrainedModel):
         valid = valid_positions(input_ids, attention_mask)
         # peft's wrapper for trained rows looks up batch-first
         rows = self.embed_tokens(input_ids).transpose(0, 1).contiguous().transpose(0, 1)
-        return self.embed_dropout(rows) * valid.unsqueeze(-1), valid
+        return _cleared(drop_out(rows, self.embed_dropout), valid), valid
 
     def run_blocks(
         self,
@@ -118,15 +136,28 @@ class UserEncoder(PreTrainedModel):
         depend on. States at padding mean nothing.
         """
         stop = len(self.blocks) if stop is None else stop
-        mask = valid.unsqueeze(-1).to(hidden.dtype)
+        mask = None if self._padding_is_unread(valid) else valid.unsqueeze(-1).to(hidden.dtype)
+        clean = mask is None
         for number in range(first, stop):
+            block = self.blocks[number]
+            if mask is not None:
+                mask = mask[:, -hidden.shape[1] :]
+                hidden = hidden if clean else hidden * mask
+                clean = isinstance(block, PlainBlock | BottleneckBlock)  # then zero at padding again
             wanted = None if positions is None else positions + sum(self.spans[number + 1 : stop])
-            hidden = trailing(
-                self.blocks[number], hidden, mask[:, -hidden.shape[1] :], domain_ids=domain_ids, positions=wanted
-            )
+            hidden = trailing(block, hidden, mask, domain_ids=domain_ids, positions=wanted)
             if states is not None:
                 states.append(hidden)
         return hidden if positions is None else hidden[:, -positions:]
+
+    def _padding_is_unread(self, valid: Tensor) -> bool:
+        """Whether no valid position of `valid` `(B, L)` depends on a padded one, as far as may be looked at.
+
+        So it is in a causal encoder when all padding stands on the right, and wherever nothing is padded.
+        """
+        if not is_readable(valid):
+            return False
+        return stands_on_the_right(valid) if self.config.causal else bool(valid.all())
 
     def forward(
         self,
@@ -163,17 +194,24 @@ class UserEncoder(PreTrainedModel):
                 valid = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
             else:
                 valid = attention_mask.bool()
-            hidden = inputs_embeds if first_block else self.embed_dropout(inputs_embeds)
-            hidden = hidden * valid.unsqueeze(-1)
+            hidden = inputs_embeds if first_block else drop_out(inputs_embeds, self.embed_dropout)
+            hidden = _cleared(hidden, valid)
         states = [hidden] if output_hidden_states else None
         hidden = self.run_blocks(
             hidden, valid, first=first_block, positions=positions, domain_ids=domain_ids, states=states
         )
-        mask = valid[:, -hidden.shape[1] :].unsqueeze(-1)
-        hidden = hidden * mask
+        hidden = _cleared(hidden, valid)
         output = UserEncoderOutput(
             last_hidden_state=hidden,
             user_vector=read_out(hidden, valid, self.config.readout) if positions is None else None,
-            hidden_states=tuple(state * mask for state in states) if states is not None else None,
+            hidden_states=tuple(_cleared(state, valid) for state in states) if states is not None else None,
         )
         return output.to_tuple() if return_dict is False else output
+
+
+def _cleared(states: Tensor, valid: Tensor) -> Tensor:
+    """States `(B, n, D)`, zero where the last n columns of `valid` `(B, L)` are padding."""
+    valid = valid[:, -states.shape[1] :]
+    if is_readable(valid) and bool(valid.all()):
+        return states
+    return states * valid.unsqueeze(-1)

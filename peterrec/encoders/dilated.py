@@ -1,80 +1,33 @@
-"""Layers on batch-first `(B, L, D)` tensors whose memory is time-major `(L, B, D)`.
+"""Units and blocks of dilated convolutions, on batch-first `(B, L, D)` tensors in time-major `(L, B, D)` memory.
 
 The shift of a dilated tap is then a contiguous slice for all users at once. Callers, tuners among them, see
-batch-first shapes only; subclasses of the stock layers let every `peft` method recognise them.
+batch-first shapes only.
 
 `domain_ids` `(B,)` goes from the encoder down to each layer as an argument of its own. The layers here make no use of
 it: a tuner that wraps one does (hooks or contexts would break under activation checkpointing).
 
 `positions` asks for the outputs at the last so many positions alone, which is all that a readout of the last one
 needs: a causal convolution then leaves out the positions that nobody above it reads.
+
+A block in which no tuner wraps anything runs as one function with a gradient of its own (`fused_plain`,
+`fused_bottleneck`), which computes what the modules here say; `block.fused = False` runs the modules instead.
 """
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from peterrec.encoders.bare import is_bare, traces
+from peterrec.encoders.dropout import Dropout
+from peterrec.encoders.fused_bottleneck import BottleneckPlan, BottleneckWeights, fused_bottleneck_block
+from peterrec.encoders.fused_plain import PlainPlan, PlainWeights, fused_plain_block
+from peterrec.encoders.time_major import (
+    DilatedConv,
+    TimeMajorLayerNorm,
+    TimeMajorLinear,
+)
+from peterrec.encoders.time_major import TimeMajorEmbedding as TimeMajorEmbedding
 
-class TimeMajorEmbedding(nn.Embedding):
-    """Looks up rows `(B, L)` and returns `(B, L, D)` as a view of `(L, B, D)` memory."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.transpose(0, 1)).transpose(0, 1)
-
-
-class TimeMajorLinear(nn.Linear):
-    """Applies a linear map to the last axis of `(B, L, D)` without leaving time-major memory."""
-
-    def forward(self, input: Tensor, domain_ids: Tensor | None = None) -> Tensor:
-        return F.linear(input.transpose(0, 1), self.weight, self.bias).transpose(0, 1)
-
-
-class TimeMajorLayerNorm(nn.LayerNorm):
-    """Normalises the last axis of `(B, L, D)` without leaving time-major memory."""
-
-    def forward(self, input: Tensor, domain_ids: Tensor | None = None) -> Tensor:
-        return super().forward(input.transpose(0, 1)).transpose(0, 1)
-
-
-class DilatedConv(nn.Module):
-    """A dilated convolution over positions: gathers its taps, then one linear map `(taps · D_in → D_out)`.
-
-    With `causal`, position t reads t, t − d, …, t − (kernel − 1) · d; otherwise the taps are centred on t.
-    Positions outside the sequence read zero. The weight of tap j stands in columns `[j · D_in, (j + 1) · D_in)`
-    of `linear.weight`, oldest tap first. A plain `nn.Linear` inside, and not `nn.Conv1d`, because every `peft`
-    method is right on it (LoRA on a dilated `nn.Conv1d` is not).
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int, dilation: int, causal: bool):
-        super().__init__()
-        if not causal and kernel_size % 2 == 0:
-            raise ValueError(f"A two-sided convolution needs an odd kernel_size, got {kernel_size}.")
-        self.kernel_size = kernel_size
-        self.dilation = dilation
-        self.causal = causal
-        self.linear = TimeMajorLinear(kernel_size * in_channels, out_channels)
-
-    def taps(self, x: Tensor, positions: int | None = None) -> Tensor:
-        """Gathers the taps of `(B, L, D)` into `(B, L, kernel_size · D)`, oldest first; or of the last `positions`."""
-        span = (self.kernel_size - 1) * self.dilation
-        before = span if self.causal else span // 2
-        length = x.shape[1]
-        wanted = length if positions is None else min(positions, length)
-        if wanted < length:
-            assert self.causal, "a two-sided convolution is not trimmed"
-            x = x[:, -(wanted + span) :]
-            before = wanted + span - x.shape[1]
-        padded = F.pad(x.transpose(0, 1), (0, 0, 0, 0, before, 0 if self.causal else span - before))
-        shifted = [padded[j * self.dilation : j * self.dilation + wanted] for j in range(self.kernel_size)]
-        return torch.cat(shifted, dim=-1).transpose(0, 1)
-
-    def forward(self, x: Tensor, domain_ids: Tensor | None = None, positions: int | None = None) -> Tensor:
-        """Maps `(B, L, D_in)` to `(B, L, D_out)`, or to the last `positions` of it."""
-        return self.linear(self.taps(x, positions), domain_ids=domain_ids)
-
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, dilation={self.dilation}, causal={self.causal}"
+BOTH = ("weight", "bias")
 
 
 class Unit(nn.Module):
@@ -123,7 +76,9 @@ class PreActivationUnit(nn.Module):
         return self.linear(x, domain_ids=domain_ids)
 
 
-def trailing(layer: nn.Module, x: Tensor, *args: Tensor, domain_ids: Tensor | None, positions: int | None) -> Tensor:
+def trailing(
+    layer: nn.Module, x: Tensor, *args: Tensor | None, domain_ids: Tensor | None, positions: int | None
+) -> Tensor:
     """A layer's output, or the last `positions` of it.
 
     A layer of this file leaves the others out of its work. A wrapper around one (a tuner, which may add what it makes
@@ -134,6 +89,21 @@ def trailing(layer: nn.Module, x: Tensor, *args: Tensor, domain_ids: Tensor | No
     if isinstance(layer, DilatedConv | Unit | PreActivationUnit | PlainBlock | BottleneckBlock):
         return layer(x, *args, domain_ids=domain_ids, positions=positions)
     return layer(x, *args, domain_ids=domain_ids)[:, -positions:]
+
+
+def _read(
+    x: Tensor, mask: Tensor | None, positions: int | None, spans: tuple[int, ...]
+) -> tuple[Tensor, Tensor | None]:
+    """The positions of `x` and `mask` that the last `positions` outputs of convolutions with these spans read."""
+    if positions is None or positions + sum(spans) >= x.shape[1]:
+        return x, mask
+    reach = positions + sum(spans)
+    return x[:, -reach:], None if mask is None else mask[:, -reach:]
+
+
+def _cleared(x: Tensor, mask: Tensor | None) -> Tensor:
+    """`x` `(B, n, D)`, zero at padding; of a longer `mask` the last n positions count."""
+    return x if mask is None else x * mask[:, -x.shape[1] :]
 
 
 class PlainBlock(GradientCheckpointingLayer):
@@ -156,17 +126,53 @@ class PlainBlock(GradientCheckpointingLayer):
         self.spans = tuple((kernel_size - 1) * dilation for dilation in dilations)  # positions read beyond their own
         self.unit1 = Unit(channels, kernel_size=kernel_size, dilation=first, causal=causal, eps=eps)
         self.unit2 = Unit(channels, kernel_size=kernel_size, dilation=second, causal=causal, eps=eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
+        self.fused = True
 
     def forward(
-        self, x: Tensor, mask: Tensor, domain_ids: Tensor | None = None, positions: int | None = None
+        self, x: Tensor, mask: Tensor | None = None, domain_ids: Tensor | None = None, positions: int | None = None
     ) -> Tensor:
-        """Maps `(B, L, D)` to `(B, L, D)`, or to the last `positions` of it; `mask` `(B, L, 1)` is 0 at padding."""
+        """Maps `(B, L, D)` to `(B, L, D)`, or to the last `positions` of it.
+
+        `mask` `(B, L, 1)` is 0 at padding, where `x` must be zero and the output then is; without one nothing is
+        padding, or no valid position reads it.
+        """
+        x, mask = _read(x, mask, positions, self.spans)
+        if self.fused and not traces():
+            weights = self._bare_weights()
+            if weights is not None:
+                return self._run_fused(x, mask, positions, weights)
         read = None if positions is None else positions + self.spans[1]
-        inner = trailing(self.unit1, x * mask, domain_ids=domain_ids, positions=read)
-        inner = inner * mask[:, -inner.shape[1] :]
+        inner = _cleared(trailing(self.unit1, x, domain_ids=domain_ids, positions=read), mask)
         inner = trailing(self.unit2, inner, domain_ids=domain_ids, positions=positions)
-        return x[:, -inner.shape[1] :] + self.dropout(inner)
+        return _cleared(x[:, -inner.shape[1] :] + self.dropout(inner), mask)
+
+    def _bare_weights(self) -> PlainWeights | None:
+        """The weights of the block, or None where something in it is wrapped."""
+        found: list[Tensor] = []
+        for unit in (self.unit1, self.unit2):
+            if not (
+                is_bare(unit, Unit)
+                and is_bare(unit.conv, DilatedConv)
+                and is_bare(unit.conv.linear, TimeMajorLinear, *BOTH)
+                and is_bare(unit.norm, TimeMajorLayerNorm, *BOTH)
+                and is_bare(unit.activation, nn.ReLU)
+            ):
+                return None
+            found += [unit.conv.linear.weight, unit.conv.linear.bias, unit.norm.weight, unit.norm.bias]
+        return PlainWeights(*found) if is_bare(self.dropout, Dropout) else None
+
+    def _run_fused(self, x: Tensor, mask: Tensor | None, positions: int | None, weights: PlainWeights) -> Tensor:
+        first = self.unit1.conv.shifts(x.shape[1], None if positions is None else positions + self.spans[1])
+        plan = PlainPlan(
+            taps1=first,
+            taps2=self.unit2.conv.shifts(first.wanted, positions),
+            eps1=self.unit1.norm.eps,
+            eps2=self.unit2.norm.eps,
+            mask=mask,
+            p=self.dropout.p if self.dropout.training else 0.0,
+        )
+        return fused_plain_block(x.transpose(0, 1), weights, plan).transpose(0, 1)
 
 
 class BottleneckBlock(GradientCheckpointingLayer):
@@ -192,16 +198,48 @@ class BottleneckBlock(GradientCheckpointingLayer):
         self.unit1 = PreActivationUnit(channels, TimeMajorLinear(channels, inner), eps=eps)
         self.unit2 = PreActivationUnit(inner, convolution, eps=eps)
         self.unit3 = PreActivationUnit(inner, TimeMajorLinear(inner, channels), eps=eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
+        self.fused = True
 
     def forward(
-        self, x: Tensor, mask: Tensor, domain_ids: Tensor | None = None, positions: int | None = None
+        self, x: Tensor, mask: Tensor | None = None, domain_ids: Tensor | None = None, positions: int | None = None
     ) -> Tensor:
-        """Maps `(B, L, D)` to `(B, L, D)`, or to the last `positions` of it; `mask` `(B, L, 1)` is 0 at padding."""
+        """Maps `(B, L, D)` to `(B, L, D)`, or to the last `positions` of it; `mask` as in a plain block."""
+        x, mask = _read(x, mask, positions, self.spans)
+        if self.fused and not traces():
+            weights = self._bare_weights()
+            if weights is not None:
+                return self._run_fused(x, mask, positions, weights)
         inner = trailing(
             self.unit2, self.unit1(x, domain_ids=domain_ids), mask, domain_ids=domain_ids, positions=positions
         )
-        return x[:, -inner.shape[1] :] + self.dropout(self.unit3(inner, domain_ids=domain_ids))
+        return _cleared(x[:, -inner.shape[1] :] + self.dropout(self.unit3(inner, domain_ids=domain_ids)), mask)
+
+    def _bare_weights(self) -> BottleneckWeights | None:
+        """The weights of the block, or None where something in it is wrapped."""
+        found: list[Tensor] = []
+        for unit in (self.unit1, self.unit2, self.unit3):
+            if not (
+                is_bare(unit, PreActivationUnit)
+                and is_bare(unit.norm, TimeMajorLayerNorm, *BOTH)
+                and is_bare(unit.activation, nn.ReLU)
+                and (unit is not self.unit2 or is_bare(unit.conv, DilatedConv))
+            ):
+                return None
+            linear = unit.conv.linear if unit is self.unit2 else unit.linear
+            if not is_bare(linear, TimeMajorLinear, *BOTH):
+                return None
+            found += [unit.norm.weight, unit.norm.bias, linear.weight, linear.bias]
+        return BottleneckWeights(*found) if is_bare(self.dropout, Dropout) else None
+
+    def _run_fused(self, x: Tensor, mask: Tensor | None, positions: int | None, weights: BottleneckWeights) -> Tensor:
+        plan = BottleneckPlan(
+            taps=self.unit2.conv.shifts(x.shape[1], positions),
+            eps=(self.unit1.norm.eps, self.unit2.norm.eps, self.unit3.norm.eps),
+            mask=mask,
+            p=self.dropout.p if self.dropout.training else 0.0,
+        )
+        return fused_bottleneck_block(x.transpose(0, 1), weights, plan).transpose(0, 1)
 
 
 BLOCKS: dict[str, type[PlainBlock] | type[BottleneckBlock]] = {

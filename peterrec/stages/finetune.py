@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pyarrow.parquet as pq
 from peterrec.catalogue import AdapterRecipe, TaskRecipe, adapter
 from peterrec.data.prepared import PreparedLog, column_options
 from peterrec.encoders.loading import encoder_revision
+from peterrec.errors import RefusedError
 from peterrec.evaluation.arena import (
     Arena,
+    Plan,
     errors_of,
     open_arena,
     predictions,
@@ -28,10 +31,11 @@ from peterrec.report.files import write_results
 from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
 from peterrec.settings import dump, to_toml
 from peterrec.task_run import save_task, weights_digest
-from peterrec.training.progress import Mode
+from peterrec.training.processes import join
+from peterrec.training.progress import Mode, Progress
 from peterrec.training.tracking import Mode as TrackerMode
-from peterrec.training.tracking import open_tracker
-from peterrec.transfer import Contestant, Fitted
+from peterrec.training.tracking import Tracker, open_tracker
+from peterrec.transfer import Contestant, Fitted, fit
 
 
 def run(
@@ -52,7 +56,15 @@ def run(
 
     The model that is saved is that of the first seed. Raises SettingsError, DataError, RefusedError, ResourceError,
     DivergedError, BusyError.
+
+    Launched as several processes, all call this: the main one does all that is said here, the others help it train and
+    return nothing, whatever they were given.
     """
+    processes = join()
+    if not processes.main:
+        _, facts = next(processes.jobs())
+        follow(facts)
+        return {}
     plan = resolve(task_name, encoder=encoder, data=data, seeds=seeds, labels=labels, overrides=overrides)
     recipe = adapter(plan.task.adapter if adapter_name is None else adapter_name)
     arena = open_arena(plan)
@@ -77,7 +89,8 @@ def run(
         try:
             contestant = Contestant(recipe.name, recipe)
             trials = Trials(arena, folder=folder, tracker=tracker, progress=progress)
-            fitted = trials.each_seed(contestant, keep_first=True)
+            with processes.job("finetune", _job(plan, recipe, resolved)):
+                fitted = trials.each_seed(contestant, keep_first=True)
             metrics = _metrics(recipe.name, fitted, arena)
             seed, model = plan.seeds[0], fitted[plan.seeds[0]].model
             assert model is not None
@@ -115,6 +128,60 @@ def run(
         finally:
             tracker.finish(timeout=60)
     return metrics
+
+
+def follow(job: dict[str, Any]) -> None:
+    """Helps the main process with its trainings, one a seed; `job` is what that one says of them.
+
+    Raises RefusedError where the encoder or the prepared folder on this machine is another one.
+    """
+    recipe = AdapterRecipe.model_validate(job["adapter"])
+    plan = Plan(
+        task=TaskRecipe.model_validate(job["task"]),
+        overrides=tuple(job["overrides"]),
+        encoder=Path(job["encoder"]),
+        data=Path(job["data"]),
+        seeds=tuple(job["seeds"]),
+        labels=job["labels"],
+        source=job["task"]["name"],
+    )
+    arena = open_arena(plan)
+    if (arena.prepared.fingerprint, encoder_revision(plan.encoder)) != (job["fingerprint"], job["encoder_revision"]):
+        raise RefusedError(
+            f"{plan.data} or {plan.encoder}: not that of the main process; copy its folders to this machine."
+        )
+    while (training := join().next_training()) is not None:
+        seed = training["settings"]["seed"]
+        split = arena.splits[seed]
+        fit(
+            Contestant(recipe.name, recipe),
+            encoder_folder=plan.encoder,
+            task=plan.task,
+            settings=plan.settings(recipe, seed=seed),
+            histories=arena.prepared.sequences("histories"),
+            attribute=arena.attribute,
+            split=replace(split, test=split.test[:0]),  # the main process predicts
+            checkpoints=None,
+            metrics_file=None,
+            tracker=Tracker(),
+            progress=Progress("silent"),
+            keep_model=False,
+        )
+
+
+def _job(plan: Plan, recipe: AdapterRecipe, resolved: dict[str, Any]) -> dict[str, Any]:
+    """What `follow` needs; recipes may be files that other machines do not have."""
+    return {
+        "task": dump(plan.task),
+        "adapter": dump(recipe),
+        "overrides": list(plan.overrides),
+        "encoder": str(plan.encoder.absolute()),
+        "encoder_revision": resolved["encoder_revision"],
+        "data": str(plan.data.absolute()),
+        "fingerprint": resolved["data"],
+        "seeds": list(plan.seeds),
+        "labels": plan.labels,
+    }
 
 
 def _metrics(name: str, fitted: dict[int, Fitted], arena: Arena) -> dict[str, Any]:

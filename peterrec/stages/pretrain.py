@@ -11,15 +11,17 @@ from peterrec.data.prepared import PreparedLog, column_options, open_prepared
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.loading import encoder_class, encoder_revision, save_encoder
 from peterrec.encoders.settings import EncoderSettings
+from peterrec.errors import RefusedError
 from peterrec.evaluation.next_item import evaluate_next_item
 from peterrec.report.files import write_results
 from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
 from peterrec.settings import Settings, dump, to_toml
 from peterrec.training.loop import train
 from peterrec.training.pretraining import NextItemProgram, ObjectiveSettings, PretrainingSettings
+from peterrec.training.processes import join
 from peterrec.training.progress import Mode, Progress
 from peterrec.training.tracking import Mode as TrackerMode
-from peterrec.training.tracking import open_tracker
+from peterrec.training.tracking import Tracker, open_tracker
 
 
 class PretrainSettings(Settings):
@@ -44,7 +46,15 @@ def run(
     Early stopping looks at the `validation` part, the final figures come from `test`. An interrupted run goes on when
     called again with the same settings and data. The output folder is an encoder that `AutoModel.from_pretrained`
     reads. Raises DataError, SettingsError, ResourceError, DivergedError, BusyError.
+
+    Launched as several processes, all call this: the main one does all that is said here, the others help it train and
+    return nothing, whatever they were given.
     """
+    processes = join()
+    if not processes.main:
+        _, facts = next(processes.jobs())
+        follow(facts)
+        return {}
     settings = PretrainSettings.model_validate({}) if settings is None else settings
     prepared = open_prepared(data)
     resolved = {
@@ -56,17 +66,11 @@ def run(
         },
     }
     with output_folder(Path(output), stage="pretrain", overwrite=overwrite, resume=resolved) as folder:
-        encoder = build_encoder(
-            settings, vocab_size=len(prepared.vocabulary), fingerprint=prepared.vocabulary.fingerprint
-        )
-        program = NextItemProgram(
-            encoder,
-            train=prepared.sequences("train"),
-            validation=prepared.sequences("validation"),
-            objective=settings.objective,
-            settings=settings.training,
-        )
+        program = _program(prepared, settings)
+        encoder = program.model
         shown = Progress(progress, title="pretraining")
+        for line in program.plan():
+            shown.note(line)
         tracker = open_tracker(
             wandb,
             project="peterrec",
@@ -75,14 +79,16 @@ def run(
             folder=folder.working_folder("wandb").parent if wandb != "off" else None,
         )
         try:
-            result = train(
-                program,
-                settings.training,
-                checkpoints=folder.checkpoints,
-                metrics_file=folder.path / "metrics.jsonl",
-                tracker=tracker,
-                progress=shown,
-            )
+            job = {"data": str(data.absolute()), "fingerprint": prepared.fingerprint, "settings": dump(settings)}
+            with processes.job("pretrain", job):
+                result = train(
+                    program,
+                    settings.training,
+                    checkpoints=folder.checkpoints,
+                    metrics_file=folder.path / "metrics.jsonl",
+                    tracker=tracker,
+                    progress=shown,
+                )
             trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
             facts = {"trained_parameters": trained, "trained_share": 1.0, "seconds": result.seconds}
             device = next(encoder.parameters()).device
@@ -137,6 +143,31 @@ def run(
         finally:
             tracker.finish()
     return metrics
+
+
+def follow(job: dict[str, Any]) -> None:
+    """Helps the main process with its training; `job` is what that one says of it.
+
+    Raises RefusedError where the prepared folder on this machine is another one.
+    """
+    data = Path(job["data"])
+    prepared = open_prepared(data)
+    if prepared.fingerprint != job["fingerprint"]:
+        raise RefusedError(f"{data}: not the data of the main process; copy its prepared folder to this machine.")
+    settings = PretrainSettings.model_validate(job["settings"])
+    program = _program(prepared, settings)
+    train(program, settings.training, checkpoints=None, tracker=Tracker(), progress=Progress("silent"))
+
+
+def _program(prepared: PreparedLog, settings: PretrainSettings) -> NextItemProgram:
+    vocabulary = prepared.vocabulary
+    return NextItemProgram(
+        build_encoder(settings, vocab_size=len(vocabulary), fingerprint=vocabulary.fingerprint),
+        train=prepared.sequences("train"),
+        validation=prepared.sequences("validation"),
+        objective=settings.objective,
+        settings=settings.training,
+    )
 
 
 def build_encoder(settings: PretrainSettings, *, vocab_size: int, fingerprint: str) -> UserEncoder:

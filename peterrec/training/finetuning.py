@@ -11,6 +11,7 @@ from torch import Tensor
 
 from peterrec.data.batches import cut, groups, plan
 from peterrec.data.sequences import Sequences
+from peterrec.data.upload import upload
 from peterrec.errors import DataError
 from peterrec.inference import POSITIONS, encode, last_events
 from peterrec.metrics.classification import Classified
@@ -18,6 +19,7 @@ from peterrec.model import TaskModel
 from peterrec.training.micro_batch import micro_batch
 from peterrec.training.settings import TrainingSettings
 from peterrec.training.standing_states import StandingStates, kept_positions
+from peterrec.training.table_update import update_read_rows
 
 
 class FinetuningSettings(TrainingSettings):
@@ -84,8 +86,11 @@ class ClassificationProgram:
         # states below the lowest block are item vectors, which looking up again is as quick as keeping
         self.keeps_vectors = self.standing == len(model.base_encoder.blocks)
         self.keeps_states = 0 < self.states_bytes <= settings.cache_mb * 2**20
+        of_rows = update_read_rows(model.base_encoder, settings)
         if note is not None:
             note(self.plan())
+            if of_rows is not None:
+                note(of_rows)
 
     def plan(self) -> str:
         """In words: what is computed once, and what in each step."""
@@ -131,9 +136,10 @@ class ClassificationProgram:
 
     def loss(self, piece: NDArray[np.integer], device: torch.device) -> tuple[Tensor, float]:
         """Mean cross-entropy of a piece and what its users weigh."""
-        labels = torch.from_numpy(self._train.labels[piece]).to(device, non_blocking=True)
+        labels = upload(torch.from_numpy(self._train.labels[piece]), device)
         if self.keeps_vectors:
-            chosen = self._vectors_of("train", self._train, device).index_select(0, torch.from_numpy(piece).to(device))
+            places = upload(torch.from_numpy(piece), device)
+            chosen = self._vectors_of("train", self._train, device).index_select(0, places)
             output = self.model.classify(chosen, labels)
         elif self.keeps_states:
             states, valid = self._states_of("train", self._train, device).batch(piece)
@@ -145,7 +151,7 @@ class ClassificationProgram:
                 max_length=self.model.events_read(self._max_length),
                 readout=self.model.readout,
             )
-            output = self.model(torch.from_numpy(ids).to(device, non_blocking=True), labels=labels)
+            output = self.model(upload(torch.from_numpy(ids), device), labels=labels)
         assert output.loss is not None
         return output.loss, self.weight(piece)
 

@@ -8,9 +8,11 @@ from typing import Any
 
 from peterrec.atomic import atomic_file
 from peterrec.training.device import open_accelerator
+from peterrec.training.divergence import diverged
 from peterrec.training.generators import own_generators
 from peterrec.training.interrupts import InterruptedRun, Interrupts
 from peterrec.training.optimizer import NotFiniteError
+from peterrec.training.processes import join
 from peterrec.training.program import Program
 from peterrec.training.progress import Progress
 from peterrec.training.run import TrainingRun
@@ -50,12 +52,19 @@ def train(
     The best weights are in the model afterwards. With `checkpoints`, the same call goes on after a kill, and
     on the CPU ends with the same bits as without one. `metrics_file` gets one JSON line an epoch.
 
+    Launched as several processes, all call this with the same program; the main one validates, writes and reports,
+    whatever the others were given, and all end with the same weights.
+
     Raises `DivergedError` before an update with a loss or gradient that is not finite, `InterruptedRun` after
     SIGINT or SIGTERM, `SettingsError` for a device that is not there or checkpoints of other settings,
-    `ResourceError` if the disk is full.
+    `ResourceError` if the disk is full, `LostProcessError` if another process has ended.
     """
-    accelerator = open_accelerator(settings)
-    run = TrainingRun(program, settings, accelerator, checkpoints=checkpoints, progress=progress)
+    processes = join()
+    if not processes.main:
+        checkpoints, metrics_file, on_epoch = None, None, None
+        tracker, progress = Tracker(), Progress("silent")
+    accelerator = open_accelerator(settings, processes=processes)
+    run = TrainingRun(program, settings, accelerator, processes=processes, checkpoints=checkpoints, progress=progress)
     interrupts = Interrupts(notify=progress.note)
     try:
         with own_generators(accelerator.device), interrupts.handled():
@@ -72,16 +81,21 @@ def train(
                 if on_epoch is not None:
                     on_epoch(record)
                 run.commit(of_steps=False)
-                if interrupts.pending:
+                if processes.any(interrupts.pending):
                     raise run.interrupted()
+            run.keep_best()
     except NotFiniteError as problem:
-        raise run.diverged(problem) from None
+        raise diverged(problem, state=run.state, settings=settings) from None
+    except InterruptedRun:
+        raise
+    except BaseException:
+        processes.leave()  # the others shall not wait for this one
+        raise
     finally:
         run.close()
         progress.end()
     state = run.state
     assert state.stopped is not None
-    run.keep_best()
     return TrainingResult(
         history=state.history,
         best_metric=state.best_metric,

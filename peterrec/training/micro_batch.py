@@ -22,4 +22,5 @@ def micro_batch(model: nn.Module, settings: TrainingSettings, *, encoder: UserEn
     if next(model.parameters()).device.type != "cpu":
         return None
     base = model if encoder is None else encoder
+    assert isinstance(base, UserEncoder)
     return max(CACHE_BYTES // (base.config.hidden_size * base.dtype.itemsize), 1)

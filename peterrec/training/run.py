@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,27 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from peterrec.errors import DataError, DivergedError
+from peterrec.errors import DataError
 from peterrec.training.checkpoint import commit, load_latest
+from peterrec.training.compiled import Compiled, eager
 from peterrec.training.generators import seed_generators
+from peterrec.training.gradient_sum import is_distributed
 from peterrec.training.interrupts import InterruptedRun, Interrupts
-from peterrec.training.optimizer import NotFiniteError, Updater
+from peterrec.training.optimizer import Updater
+from peterrec.training.processes import Processes
 from peterrec.training.program import Program
 from peterrec.training.progress import Progress
 from peterrec.training.schedule import learning_rate_factor
 from peterrec.training.settings import TrainingSettings
+from peterrec.training.sharding import unshard_tables, whole_tables
+from peterrec.training.sharing import share_start
 from peterrec.training.state import TrainingState, pack, restore, snapshot, unpack
 
 LOOK_EVERY = 20  # steps between looks at a CUDA device, each of which waits for it
 
 
 class TrainingRun:
-    """One call of `train`."""
+    """One call of `train`; of several processes, each makes its part of every step and the main one the rest."""
 
     def __init__(
         self,
@@ -32,18 +38,21 @@ class TrainingRun:
         settings: TrainingSettings,
         accelerator: Accelerator,
         *,
+        processes: Processes,
         checkpoints: Path | None,
         progress: Progress,
     ) -> None:
         self.program = program
         self.settings = settings
         self.accelerator = accelerator
+        self.processes = processes
         self.device = accelerator.device
         self.checkpoints = checkpoints
         self.progress = progress
         self.model = program.model.to(self.device)
-        if settings.compile:
-            self.model.compile(dynamic=True)
+        # tables whose rows are shared out take all processes to be gathered, for a validation or a checkpoint
+        self.sharded = any(is_distributed(p) for p in self.model.parameters())
+        self.compiled = Compiled(self.model, device=self.device, settings=settings) if settings.compile else None
         self.updater = Updater(self.model, settings=settings, accelerator=accelerator)
         # mps has no double precision
         exact = torch.float32 if self.device.type == "mps" else torch.float64
@@ -55,13 +64,11 @@ class TrainingRun:
     def open(self) -> None:
         """Go on from the newest checkpoint, or begin."""
         found = load_latest(self.checkpoints) if self.checkpoints is not None else None
+        if self.processes.count > 1:
+            found = share_start(found, model=self.model, settings=self.settings, processes=self.processes)
         if found is not None:
             self.state, self.best = unpack(
-                found,
-                model=self.model,
-                updater=self.updater,
-                loss_sum=self.loss_sum,
-                settings=self.settings,
+                found, model=self.model, updater=self.updater, loss_sum=self.loss_sum, settings=self.settings
             )
             if self.state.stopped is None:
                 self.progress.note(f"Going on at epoch {self.state.epoch}, step {self.state.step}.")
@@ -79,11 +86,11 @@ class TrainingRun:
         self.model.train()
         look_every = LOOK_EVERY if self.device.type == "cuda" else 1
         for batch in steps[state.done :]:
-            loss = self._step(batch)
+            loss, stop = self._step(batch, interrupts)
             if state.step % look_every == 0:
                 self.updater.check()
                 self.progress.loss(loss.item())
-            if interrupts.pending:
+            if stop:
                 self.commit()
                 raise self.interrupted()
             every = settings.checkpoint_every
@@ -102,7 +109,7 @@ class TrainingRun:
             "loss": finite(self.loss_sum.item() / max(state.epoch_targets, 1)),
             "learning_rate": self._rate(state.step - 1),
             "targets": state.epoch_targets,
-            "validation": {name: finite(float(value)) for name, value in validation.items()},
+            "validation": {name: finite(value) for name, value in validation.items()},
             "seconds": state.epoch_seconds,
             "targets_per_second": state.epoch_targets / max(state.epoch_seconds, 1e-9),
         }
@@ -120,18 +127,24 @@ class TrainingRun:
         self.loss_sum.zero_()
         return record, best
 
-    def _step(self, batch: Any) -> Tensor:
-        state = self.state
-        seed_generators(self.settings.seed, purpose="step", number=state.step, device=self.device)
+    def _step(self, batch: Any, interrupts: Interrupts) -> tuple[Tensor, bool]:
+        """The loss of the step, and whether a signal has come, in whichever process."""
+        if self.compiled is not None:
+            self.compiled.begin_step()
+        state, processes = self.state, self.processes
+        # dropout differs between processes, as it does between users
+        purpose = "step" if processes.main else f"step/{processes.number}"
+        seed_generators(self.settings.seed, purpose=purpose, number=state.step, device=self.device)
         targets, weight = self.program.num_targets(batch), self.program.weight(batch)
         loss = torch.zeros((), device=self.device)
-        process = {"part": self.accelerator.process_index, "parts": self.accelerator.num_processes}
-        for piece in self.program.pieces(batch, **process):
+        for piece in self.program.pieces(batch, part=processes.number, parts=processes.count):
             with self.accelerator.autocast():
                 mean, own = self.program.loss(piece, self.device)
             share = mean * (own / weight)
             self.updater.add(share)
             loss += share.detach()
+        parameters = list(self.updater.parameters.values())
+        stop = processes.sum_gradients(parameters, loss=loss, stop=interrupts.pending)
         self.updater.update(loss, step=state.step, rate=self._rate(state.step))
         self.loss_sum.add_(loss.to(self.loss_sum.dtype), alpha=targets)
         state.epoch_targets += targets
@@ -139,7 +152,7 @@ class TrainingRun:
         state.step += 1
         state.done += 1
         self.progress.step(targets=targets)
-        return loss
+        return loss, stop or (processes.count == 1 and interrupts.pending)
 
     def _rate(self, step: int) -> float:
         settings = self.settings
@@ -148,17 +161,21 @@ class TrainingRun:
         )
 
     def _validate(self, interrupts: Interrupts) -> dict[str, float]:
+        """The main process's figures, in all processes."""
         self.progress.validating()
         self.model.eval()
         seed_generators(self.settings.seed, purpose="validation", number=self.state.epoch, device=self.device)
-        try:
-            with interrupts.immediate(), torch.no_grad():
-                if interrupts.pending:
-                    raise KeyboardInterrupt
-                found = self.program.validate()
-        except KeyboardInterrupt:
+        found: dict[str, float] | None = None
+        with whole_tables(self.model, keep=self.processes.main) if self.sharded else nullcontext():
+            if self.processes.main:
+                with suppress(KeyboardInterrupt), interrupts.immediate(), torch.no_grad(), eager():
+                    if interrupts.pending:
+                        raise KeyboardInterrupt
+                    found = self.program.validate()
+        found = self.processes.share(found and {name: float(value) for name, value in found.items()})
+        if found is None:
             self.commit(of_steps=False)  # all steps of the epoch are made: going on means validating
-            raise self.interrupted() from None
+            raise self.interrupted()
         self._clock(of_steps=False)
         assert self.program.metric in found, f"validate() gives {sorted(found)}, not {self.program.metric}"
         return found
@@ -168,10 +185,11 @@ class TrainingRun:
         if not validation:
             return False
         state = self.state
-        value = float(validation[self.program.metric])
+        value = validation[self.program.metric]
         if math.isfinite(value) and (state.best_metric is None or value > state.best_metric):
             state.best_metric, state.best_epoch, state.validations_since_best = value, state.epoch, 0
-            self.best = snapshot(self.model)
+            if self.processes.main or self.sharded:
+                self.best = snapshot(self.model)
             return True
         if state.step > self.settings.warmup:  # before that it has hardly begun to learn
             state.validations_since_best += 1
@@ -190,7 +208,7 @@ class TrainingRun:
         """Write a checkpoint, if there is a folder; `of_steps`: the time until now went into steps."""
         self.updater.check()
         self._clock(of_steps=of_steps)
-        if self.checkpoints is None:
+        if self.checkpoints is None and not self.sharded:
             return
         tensors, facts = pack(
             self.state,
@@ -200,37 +218,30 @@ class TrainingRun:
             best=self.best,
             settings=self.settings,
         )
-        commit(self.checkpoints, step=self.state.step, tensors=tensors, facts=facts)
+        if self.checkpoints is not None:
+            commit(self.checkpoints, step=self.state.step, tensors=tensors, facts=facts)
         self._clock(of_steps=False)
 
     def interrupted(self) -> InterruptedRun:
-        """What to raise after a signal."""
+        """What to raise after a signal, once all processes are here: the first one to end takes the others down."""
+        self.processes.meet()
         kept = "run the same command to go on" if self.checkpoints is not None else "nothing was saved"
         return InterruptedRun(f"Interrupted in epoch {self.state.epoch} after step {self.state.step}; {kept}.")
 
-    def diverged(self, problem: NotFiniteError) -> DivergedError:
-        """What to tell the user of a loss or gradient that is not finite."""
-        s = self.settings
-        in_epoch = problem.step - (self.state.step - self.state.done) + 1
-        clip = f"clip (now {s.clip:g})" if s.clip else "the gradient's norm with clip (now off), e.g. clip=1"
-        return DivergedError(
-            f"Training diverged in epoch {self.state.epoch} at its step {in_epoch} (step {problem.step + 1} "
-            f"in all): {problem.reason}. Nothing was updated with it. Lower learning_rate (now "
-            f"{s.learning_rate:g}) or {clip}, or lengthen warmup (now {s.warmup}), and start afresh with "
-            "--overwrite."
-        )
-
     def keep_best(self) -> None:
-        """Put the best weights into the model, which leaves training mode."""
-        if self.best is not None:
-            restore(self.model, self.best)
+        """Put the best weights into the model, in all processes; it leaves training mode."""
+        if self.state.best_epoch is not None:
+            best = self.best or {}
+            restore(self.model, best if self.sharded else self.processes.share_tensors(best))
+        if self.sharded:
+            unshard_tables(self.model)
         self.model.eval()
 
     def close(self) -> None:
         """Leave nothing behind on the model but its weights."""
-        self.updater.optimizer.zero_grad()
-        if self.settings.compile:
-            self.model._compiled_call_impl = None  # compile() has no counterpart
+        self.updater.drop_gradients()
+        if self.compiled is not None:
+            self.compiled.undo()
 
 
 def finite(value: float) -> float | None:

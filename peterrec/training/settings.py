@@ -9,6 +9,7 @@ from peterrec.settings import Settings
 Schedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+TableUpdate = Literal["auto", "dense", "lazy_adam", "rowwise_adagrad"]
 
 
 Moment = Annotated[float, Field(ge=0, lt=1)]
@@ -25,6 +26,12 @@ class TrainingSettings(Settings):
         0.01, ge=0, description="AdamW's decay of weight matrices; embeddings, norms and biases never decay."
     )
     betas: tuple[Moment, Moment] = Field((0.9, 0.999), description="AdamW's memory of the two moments.")
+    table_update: TableUpdate = Field(
+        "auto",
+        description="How item tables are updated. dense: AdamW of all rows. lazy_adam, rowwise_adagrad: only the rows "
+        "that a step looks up, at a cost that does not grow with the catalogue; other updates than the dense one. "
+        "auto: lazy_adam for large tables of which steps look up few rows (a sampled softmax; fine-tuning).",
+    )
     warmup: int = Field(50, ge=0, description="Steps in which the learning rate grows linearly from 0.")
     schedule: Schedule = Field(
         "cosine", description="What the learning rate does after the warm-up until the last epoch."
@@ -48,5 +55,10 @@ class TrainingSettings(Settings):
     )
     precision: Precision = Field("auto", description="auto: bf16 on a CUDA device that has it, else fp32.")
     device: Device = Field("auto", description="auto: a CUDA device if there is one, then mps, then cpu.")
-    compile: bool = Field(False, description="Compile the model with torch.compile.")
+    compile: bool = Field(False, description="Compile the model with torch.compile, on CUDA into CUDA graphs.")
     seed: int = Field(0, ge=0, lt=2**63, description="Everything random is drawn from it.")
+
+    @property
+    def few_shapes(self) -> bool:
+        """Whether the batches of an epoch come in few shapes."""
+        return False

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from peterrec.data.batches import plan, tails
 from peterrec.data.sequences import Sequences
+from peterrec.data.upload import upload
 from peterrec.inference import POSITIONS, last_events
 from peterrec.model import TaskModel
 
@@ -73,8 +74,8 @@ class StandingStates:
         left when the readout takes the last position, else on the right.
         """
         device = self._flat.device
-        lengths = torch.from_numpy(self.lengths[users]).to(device, non_blocking=True)
-        starts = torch.from_numpy(self.starts[users]).to(device, non_blocking=True)
+        lengths = upload(torch.from_numpy(self.lengths[users]), device)
+        starts = upload(torch.from_numpy(self.starts[users]), device)
         width = max(int(self.lengths[users].max(initial=0)), 1)
         events = torch.arange(width, device=device).unsqueeze(1)  # (L, B) below: memory is time-major
         if self._end_together:

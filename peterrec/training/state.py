@@ -10,6 +10,7 @@ from peterrec.errors import RefusedError, SettingsError
 from peterrec.training.checkpoint import Checkpoint
 from peterrec.training.optimizer import Updater
 from peterrec.training.settings import TrainingSettings
+from peterrec.training.sharding import part, whole
 
 Stopped = Literal["patience", "epochs"]
 
@@ -51,7 +52,7 @@ def learning_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the learning tensors, on the CPU."""
+    """Copies of the learning tensors, on the CPU; of sharded tables, of this process's part."""
     return {name: t.detach().to("cpu", copy=True) for name, t in learning_tensors(model).items()}
 
 
@@ -75,10 +76,13 @@ def pack(
     best: dict[str, Tensor] | None,
     settings: TrainingSettings,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts for `checkpoint.commit`."""
-    tensors = {f"model/{name}": t.detach().cpu() for name, t in learning_tensors(model).items()}
-    tensors |= {f"optimizer/{name}": t.cpu() for name, t in updater.state().items()}
-    tensors |= {f"best/{name}": t for name, t in (best or {}).items()}
+    """Tensors and facts for `checkpoint.commit`; sharded tables stand whole in it, so that all processes call it."""
+    learning = learning_tensors(model)
+    tensors = {f"model/{name}": whole(t.detach(), of=t).cpu() for name, t in learning.items()}
+    for name, t in updater.state().items():
+        tensors[f"optimizer/{name}"] = whole(t, of=updater.parameters[name.rpartition("/")[0]]).cpu()
+    for name, t in (best or {}).items():
+        tensors[f"best/{name}"] = whole(t.to(learning[name].device), of=learning[name]).cpu()
     tensors["loss_sum"] = loss_sum.detach().cpu()
     return tensors, {"state": asdict(state), "settings": settings.model_dump(mode="json")}
 
@@ -98,12 +102,19 @@ def unpack(
             f"The checkpoints there were made under other settings: {listed}. Use those again to go on, or "
             "start afresh with --overwrite."
         )
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
+    kinds: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
     for path, tensor in found.tensors.items():
-        part, _, name = path.partition("/")
+        kind, _, name = path.partition("/")
         if name:
-            parts[part][name] = tensor
-    restore(model, parts["model"])
-    updater.load_state(parts["optimizer"])
+            kinds[kind][name] = tensor
+    learning = learning_tensors(model)
+    restore(model, _own(kinds["model"], learning))
+    of = {name: updater.parameters.get(name.rpartition("/")[0], t) for name, t in kinds["optimizer"].items()}
+    updater.load_state({name: part(t, of=of[name]) for name, t in kinds["optimizer"].items()})
     loss_sum.copy_(found.tensors["loss_sum"])
-    return TrainingState(**found.facts["state"]), parts["best"] or None
+    return TrainingState(**found.facts["state"]), _own(kinds["best"], learning) or None
+
+
+def _own(tensors: dict[str, Tensor], learning: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What this process holds of the whole `tensors`."""
+    return {name: part(t, of=learning.get(name, t)) for name, t in tensors.items()}

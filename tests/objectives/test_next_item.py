@@ -1,5 +1,7 @@
 """Inputs and targets, row by row against plain Python; and that the objective learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from peterrec.data.batches import pad
 from peterrec.data.vocabulary import PAD, TCL
 from peterrec.encoders import NextItNet, NextItNetConfig
+from peterrec.objectives.negatives import NegativeSampler, SharedNegatives, log_uniform
 from peterrec.objectives.next_item import next_item_batch, next_item_loss, tcl_cuts
 
 
@@ -90,3 +93,85 @@ def test_it_learns_a_cycle_and_only_that():
         assert next_item_loss(encoder, batch_of([cycle(4)], 0.0)).item() < 0.1
         noise = [rng.integers(3, 13, size=30).tolist() for _ in range(50)]
         assert next_item_loss(encoder, batch_of(noise, 0.0)).item() > np.log(10) - 0.05
+
+
+ITEMS = 200
+
+
+def chains(number, rng):
+    """Histories in which an item mostly has one successor, and else one drawn by a popularity like 1 / rank."""
+    popularity = 1 / np.arange(1, ITEMS + 1)
+    drawn = rng.choice(ITEMS, size=(number, 16), p=popularity / popularity.sum())
+    follows = np.random.default_rng(0).permutation(ITEMS)
+    for position in range(1, 16):
+        chosen = rng.random(number) < 0.7
+        drawn[chosen, position] = follows[drawn[chosen, position - 1]]
+    return drawn + 3
+
+
+def uncorrected(share):
+    alike = replace(share.negatives, log_counts=torch.zeros_like(share.negatives.log_counts))
+    return replace(share, negatives=alike, log_counts=torch.zeros_like(share.log_counts))
+
+
+def ndcg_after(*, negatives, sets=1, corrected=True):
+    """NDCG@10 on new histories of an encoder trained with so many negatives; None: by the exact softmax."""
+    torch.manual_seed(0)
+    encoder = NextItNet(NextItNetConfig(vocab_size=ITEMS + 3, hidden_size=16, dilations=(1, 1), dropout=0.0))
+    optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-2, fused=True)
+    sampler = None if negatives is None else NegativeSampler(log_uniform(ITEMS), number=negatives)
+    lengths, cuts = np.full(64, 16), np.zeros(64, dtype=np.int64)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0.05, total_iters=500)
+    for step in range(500):
+        rng = np.random.default_rng((1, step))
+        batch = next_item_batch(chains(64, rng), lengths, cuts=cuts)
+        if sampler is not None:
+            drawn = tuple(sampler.draw(rng) for _ in range(sets))
+            batch = batch.among(SharedNegatives(drawn, np.arange(64) % sets))
+        if not corrected:
+            batch = replace(batch, shares=tuple(uncorrected(share) for share in batch.shares))
+        optimiser.zero_grad()
+        next_item_loss(encoder, batch).backward()
+        optimiser.step()
+        schedule.step()
+    events = torch.from_numpy(chains(500, np.random.default_rng(2)))
+    with torch.no_grad():
+        scores = encoder.eval()(events[:, :-1]).last_hidden_state @ encoder.score_table()[3:].T
+    own = scores.gather(2, events[:, 1:, None] - 3)
+    ranks = (scores > own).sum(dim=2)
+    return torch.where(ranks < 10, 1 / torch.log2(ranks + 2.0), 0.0).mean().item()
+
+
+def test_the_sampled_softmax_learns_as_well_as_the_exact_one():
+    exact = ndcg_after(negatives=None)
+    assert exact > 0.7
+    assert ndcg_after(negatives=60, sets=8) > 0.98 * exact
+    assert ndcg_after(negatives=60, sets=8, corrected=False) < 0.96 * exact
+
+
+def test_each_target_gets_the_negatives_of_its_window_and_counts_alike():
+    torch.manual_seed(0)
+    encoder = NextItNet(NextItNetConfig(vocab_size=53, hidden_size=8, dilations=(1, 2), dropout=0.0))
+    histories = [[5, 6, 7, 8, 9, 10], [9, 4], [11, 12, 13]]
+    sampler = NegativeSampler(log_uniform(50), number=12)
+    sets = tuple(sampler.draw(np.random.default_rng(n)) for n in range(3))
+    dealt = SharedNegatives(sets, np.array([2, 0, 2]))
+    plain = batch_of(histories, 0.0)
+    together = next_item_loss(encoder, plain.among(dealt))
+    alone = [
+        next_item_loss(encoder, batch_of([history], 0.0).among(SharedNegatives((sets[own],), np.array([0]))))
+        for history, own in zip(histories, (2, 0, 2), strict=True)
+    ]
+    torch.testing.assert_close(together, (5 * alone[0] + alone[1] + 2 * alone[2]) / 8)
+    assert len({round(loss.item(), 4) for loss in alone}) == 3
+    filled = plain.everywhere().among(dealt)
+    assert len(filled.places) == plain.inputs.numel()
+    torch.testing.assert_close(next_item_loss(encoder, filled), together)
+    swapped = next_item_loss(encoder, plain.among(SharedNegatives(sets, np.array([0, 2, 0]))))
+    assert swapped.item() != pytest.approx(together.item(), rel=1e-4)
+
+
+def test_windows_that_only_fill_up_get_any_negatives():
+    sampler = NegativeSampler(log_uniform(50), number=12)
+    dealt = SharedNegatives((sampler.draw(np.random.default_rng(0)),) * 3, np.array([0, 1, 2, 0, 1]))
+    assert dealt.of(np.array([4, 2]), size=4).of_window.tolist() == [1, 2, 0, 0]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from peterrec.objectives.softmax import exact_softmax_loss
+from peterrec.objectives.softmax import exact_softmax_loss, extent
 
 
 def data(rows=11, channels=5, vocabulary=9, dtype=torch.float64):
@@ -56,6 +56,46 @@ def test_large_logits_do_not_overflow():
     torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=0)
     assert loss.isfinite()
     assert hidden.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("width", [4, None])
+def test_targets_among_the_special_rows_count_for_nothing(width):
+    hidden, table, targets = data()
+    wanted = exact_softmax_loss(hidden, table, targets)
+    gradients = torch.autograd.grad(wanted, (hidden, table))
+    more = torch.cat([torch.randn(2, 5, dtype=torch.float64), hidden.detach()]).requires_grad_()
+    loss = exact_softmax_loss(more, table, torch.cat([torch.tensor([0, 2]), targets]), chunk=4, width=width)
+    found = torch.autograd.grad(loss, (more, table))
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(found[0][2:], gradients[0])
+    torch.testing.assert_close(found[1], gradients[1])
+    assert not found[0][:2].any()
+
+
+@pytest.mark.parametrize("classes", [50, 20_000])
+@pytest.mark.parametrize("scale", [0.1, 3.0, 300.0])
+def test_single_precision_keeps_five_digits(classes, scale):
+    hidden, table, targets = data(rows=70, channels=16, vocabulary=classes, dtype=torch.float32)
+    hidden = (hidden.detach() * scale).requires_grad_()
+    loss = exact_softmax_loss(hidden, table, targets)
+    found = torch.autograd.grad(loss, (hidden, table))
+    precise = [t.detach().double().requires_grad_() for t in (hidden, table)]
+    wanted = F.cross_entropy(precise[0] @ precise[1][3:].T, targets - 3)
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=0)
+    for gradient, other in zip(found, torch.autograd.grad(wanted, precise), strict=True):
+        assert (gradient - other).norm() < 1e-5 * max(scale, 1) * other.norm()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_chunks_and_blocks_stay_within_what_is_stated(device):
+    for classes in (1, 100, 3_700, 16_384, 16_385, 100_000, 1_000_000, 30_000_000):
+        rows, width = extent(classes, device=device)
+        assert rows >= 64
+        assert 1 <= width <= classes
+        assert rows * classes <= max(2**26, 64 * classes)
+        if device == "cpu" and classes <= 1_000_000:
+            assert rows * classes * 4 <= 2**28, "no more than a gigabyte's quarter"
+    assert extent(3_700, device="cpu")[1] == 3_700, "a small catalogue is one block"
 
 
 def test_no_rows_give_zero():

@@ -54,7 +54,11 @@ def test_pretraining_writes_an_encoder_with_its_figures(encoder_folder, prepared
     assert len(metrics["curves"]) == 2
     auto = AutoModel.from_pretrained(encoder_folder).eval()
     ids = torch.tensor([[5, 6, 7]])
-    assert torch.equal(auto(ids).user_vector, load_encoder(encoder_folder)(ids).user_vector)
+    own = load_encoder(encoder_folder)
+    for name, weight in auto.state_dict().items():
+        assert torch.equal(weight, own.state_dict()[name]), name
+    # mapped weights may begin at other addresses, and matrix products round by those
+    torch.testing.assert_close(auto(ids).user_vector, own(ids).user_vector, rtol=1e-5, atol=1e-6)
     assert auto.config.vocabulary_fingerprint == open_prepared(prepared_folder).vocabulary.fingerprint
 
 
