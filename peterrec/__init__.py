@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from peterrec.encoders import NextItNet as NextItNet
     from peterrec.encoders import NextItNetConfig as NextItNetConfig
     from peterrec.encoders.loading import load_encoder as load_encoder
+    from peterrec.encoders.user_state import UserState as UserState
     from peterrec.errors import PeterrecError as PeterrecError
     from peterrec.model import TaskModel as TaskModel
     from peterrec.task_run import load_task as load_task
+    from peterrec.top_k import top_items as top_items
     from peterrec.tuners import PatchConfig as PatchConfig
     from peterrec.tuners import StarConfig as StarConfig
 
@@ -42,6 +44,7 @@ _HOMES = {
     "PreparedLog": "peterrec.data.prepared",
     "StarConfig": "peterrec.tuners",
     "TaskModel": "peterrec.model",
+    "UserState": "peterrec.encoders.user_state",
     "Vocabulary": "peterrec.data.vocabulary",
     "World": "peterrec.data.synthetic",
     "WorldSettings": "peterrec.data.synthetic",
@@ -53,6 +56,7 @@ _HOMES = {
     "load_task": "peterrec.task_run",
     "open_prepared": "peterrec.data.prepared",
     "save_adapter": "peterrec.adapter_file",
+    "top_items": "peterrec.top_k",
 }
 
 

@@ -1,0 +1,243 @@
+"""One new position through one block, from what its convolutions have read before.
+
+A block in which nothing is wrapped is computed on its weights. Where a tuner or a hook is inside, the modules
+themselves run: on the taps of the new position, or, where a whole convolution or unit is wrapped, on the window of
+inputs that it reads. A block that is wrapped as a whole, or of a kind not known here, runs on the window of its own.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from peterrec.encoders.bare import is_bare
+from peterrec.encoders.base import UserEncoder
+from peterrec.encoders.dilated import (
+    BottleneckBlock,
+    DilatedConv,
+    PlainBlock,
+    PreActivationUnit,
+    TimeMajorLayerNorm,
+    TimeMajorLinear,
+    Unit,
+    trailing,
+)
+from peterrec.encoders.dropout import Dropout
+
+Keep = Callable[[Tensor], None]
+BARE = (
+    *(PlainBlock, BottleneckBlock, Unit, PreActivationUnit, DilatedConv),
+    *(TimeMajorLinear, TimeMajorLayerNorm, nn.ReLU, Dropout),
+)
+
+
+class BlockStep(Protocol):
+    """What `Increment` asks of a block.
+
+    `reads` says for each convolution in what form `past` holds its past inputs: `product`, that of its past taps
+    `(B, D_out)`, which the step may write into; `taps`, `(B, taps · D_in)`; `window`, all that it may read
+    `(span, B, D_in)`; oldest first. `spans` says how many past inputs, of `width` each, that may be. `whole`: the block
+    as a whole remembers its inputs, not its convolutions.
+    """
+
+    reads: tuple[str, ...]
+    spans: tuple[int, ...]
+    width: int
+    whole: bool
+
+    def convolution(self, number: int) -> DilatedConv:
+        """One of the convolutions whose taps are read."""
+        ...
+
+    def encode(self, hidden: Tensor, mask: Tensor, domain_ids: Tensor | None, keep: Keep) -> Tensor:
+        """Maps `(B, L, D)` to `(B, L, D)`; `keep` gets the inputs of each convolution in turn, zero where `mask` is."""
+        ...
+
+    def advance(self, hidden: Tensor, past: list[Tensor], domain_ids: Tensor | None, inputs: list[Tensor]) -> Tensor:
+        """Maps `(B, D)` to `(B, D)`; appends the new input of each convolution to `inputs`."""
+        ...
+
+
+class PlainStep:
+    """A plain block by its own modules, wrapped or not."""
+
+    whole = False
+
+    def __init__(self, block: PlainBlock, channels: int):
+        self.spans, self.width = block.spans, channels
+        self.units = (block.unit1, block.unit2)
+        self.reads: tuple[str, ...] = tuple("taps" if _has_taps(unit) else "window" for unit in self.units)
+
+    def convolution(self, number: int) -> DilatedConv:
+        return self.units[number].conv
+
+    def encode(self, hidden: Tensor, mask: Tensor, domain_ids: Tensor | None, keep: Keep) -> Tensor:
+        inner = hidden
+        for unit in self.units:
+            inner = inner * mask
+            keep(inner)
+            inner = unit(inner, domain_ids=domain_ids)
+        return hidden + inner
+
+    def advance(self, hidden: Tensor, past: list[Tensor], domain_ids: Tensor | None, inputs: list[Tensor]) -> Tensor:
+        inner = hidden
+        for unit, reads, own in zip(self.units, self.reads, past, strict=True):
+            inputs.append(inner)
+            if reads == "window":
+                inner = _over_window(unit, own, inner, domain_ids)
+            else:
+                convolved = _over_taps(unit.conv, own, inner, domain_ids)
+                inner = unit.activation(unit.norm(convolved, domain_ids=domain_ids)).squeeze(1)
+        return hidden + inner
+
+
+class BottleneckStep:
+    """A bottleneck block by its own modules, wrapped or not; the convolution's input is what is remembered."""
+
+    whole = False
+
+    def __init__(self, block: BottleneckBlock, channels: int):
+        self.spans, self.width = block.spans, channels // 2
+        self.block = block
+        self.reads: tuple[str, ...] = ("taps",) if _has_taps(block.unit2) else ("window",)
+
+    def convolution(self, number: int) -> DilatedConv:
+        return self.block.unit2.conv
+
+    def encode(self, hidden: Tensor, mask: Tensor, domain_ids: Tensor | None, keep: Keep) -> Tensor:
+        inner = self._before(hidden, domain_ids) * mask
+        keep(inner)
+        convolved = self.block.unit2.conv(inner, domain_ids=domain_ids)
+        return hidden + self.block.unit3(convolved, domain_ids=domain_ids)
+
+    def advance(self, hidden: Tensor, past: list[Tensor], domain_ids: Tensor | None, inputs: list[Tensor]) -> Tensor:
+        inner = self._before(hidden.unsqueeze(1), domain_ids).squeeze(1)
+        inputs.append(inner)
+        conv = self.block.unit2.conv
+        if self.reads == ("window",):
+            convolved = _over_window(conv, past[0], inner, domain_ids).unsqueeze(1)
+        else:
+            convolved = _over_taps(conv, past[0], inner, domain_ids)
+        return hidden + self.block.unit3(convolved, domain_ids=domain_ids).squeeze(1)
+
+    def _before(self, hidden: Tensor, domain_ids: Tensor | None) -> Tensor:
+        unit = self.block.unit2
+        inner = self.block.unit1(hidden, domain_ids=domain_ids)
+        return unit.activation(unit.norm(inner, domain_ids=domain_ids))
+
+
+class BarePlainStep(PlainStep):
+    """A plain block in which nothing is wrapped, on its weights."""
+
+    def __init__(self, block: PlainBlock, channels: int):
+        super().__init__(block, channels)
+        self.reads = ("product", "product")
+        self.newest = [_newest_tap(unit.conv) for unit in self.units]
+        self.norms = [_norm(unit.norm) for unit in self.units]
+
+    def advance(self, hidden: Tensor, past: list[Tensor], domain_ids: Tensor | None, inputs: list[Tensor]) -> Tensor:
+        inputs.append(hidden)
+        inner = torch.layer_norm(past[0].addmm_(hidden, self.newest[0]), *self.norms[0]).relu_()
+        inputs.append(inner)
+        return torch.layer_norm(past[1].addmm_(inner, self.newest[1]), *self.norms[1]).relu_().add_(hidden)
+
+
+class BareBottleneckStep(BottleneckStep):
+    """A bottleneck block in which nothing is wrapped, on its weights."""
+
+    def __init__(self, block: BottleneckBlock, channels: int):
+        super().__init__(block, channels)
+        self.reads = ("product",)
+        self.newest = _newest_tap(block.unit2.conv)
+        self.norms = [_norm(unit.norm) for unit in (block.unit1, block.unit2, block.unit3)]
+        self.narrow, self.widen = block.unit1.linear, block.unit3.linear
+
+    def advance(self, hidden: Tensor, past: list[Tensor], domain_ids: Tensor | None, inputs: list[Tensor]) -> Tensor:
+        inner = torch.layer_norm(hidden, *self.norms[0]).relu_()
+        inner = torch.addmm(self.narrow.bias, inner, self.narrow.weight.t())
+        inner = torch.layer_norm(inner, *self.norms[1]).relu_()
+        inputs.append(inner)
+        inner = torch.layer_norm(past[0].addmm_(inner, self.newest), *self.norms[2]).relu_()
+        return torch.addmm(self.widen.bias, inner, self.widen.weight.t()).add_(hidden)
+
+
+class WholeBlockStep:
+    """A block that is wrapped as a whole, or of any other kind: it reads the window of its own past inputs.
+
+    Its `past` is that window `(span, B, D)` and which of its positions, the new one included, are valid
+    `(B, span + 1)`.
+    """
+
+    reads: tuple[str, ...] = ("window",)
+    whole = True
+
+    def __init__(self, encoder: UserEncoder, number: int):
+        self.encoder = encoder
+        self.number = number
+        self.spans, self.width = (encoder.spans[number],), encoder.config.hidden_size
+
+    def convolution(self, number: int) -> DilatedConv:
+        raise NotImplementedError("a whole block reads its window")
+
+    def encode(self, hidden: Tensor, mask: Tensor, domain_ids: Tensor | None, keep: Keep) -> Tensor:
+        keep(hidden * mask)
+        return self._run(hidden, mask.squeeze(2) != 0, domain_ids)
+
+    def advance(self, hidden: Tensor, past: list[Tensor], domain_ids: Tensor | None, inputs: list[Tensor]) -> Tensor:
+        window, valid = past
+        inputs.append(hidden)
+        return self._run(_with_newest(window, hidden), valid, domain_ids, positions=1).squeeze(1)
+
+    def _run(self, hidden: Tensor, valid: Tensor, domain_ids: Tensor | None, positions: int | None = None) -> Tensor:
+        first, stop = self.number, self.number + 1
+        return self.encoder.run_blocks(
+            hidden, valid, first=first, stop=stop, positions=positions, domain_ids=domain_ids
+        )
+
+
+def step_of(encoder: UserEncoder, number: int) -> BlockStep:
+    """The quickest step that computes what block `number` computes as it now is, with whatever is wrapped in it."""
+    block, channels = encoder.blocks[number], encoder.config.hidden_size
+    if isinstance(block, PlainBlock) and is_bare(block, PlainBlock):
+        return (BarePlainStep if _nothing_wrapped(block) else PlainStep)(block, channels)
+    if (
+        isinstance(block, BottleneckBlock)
+        and is_bare(block, BottleneckBlock)
+        and is_bare(block.unit2, PreActivationUnit)
+    ):
+        return (BareBottleneckStep if _nothing_wrapped(block) else BottleneckStep)(block, channels)
+    return WholeBlockStep(encoder, number)
+
+
+def _nothing_wrapped(block: nn.Module) -> bool:
+    return all(any(is_bare(module, kind) for kind in BARE) for module in block.modules())
+
+
+def _has_taps(unit: nn.Module) -> bool:
+    """Whether the convolution of a unit may be given its taps: only the linear map in it is wrapped, if anything."""
+    return (is_bare(unit, Unit) or is_bare(unit, PreActivationUnit)) and is_bare(unit.conv, DilatedConv)  # type: ignore[arg-type]
+
+
+def _over_taps(conv: DilatedConv, past: Tensor, newest: Tensor, domain_ids: Tensor | None) -> Tensor:
+    """The convolution `(B, 1, D)` at the new position, of past taps `(B, taps · D)` and the new input `(B, D)`."""
+    return conv.linear(torch.cat((past, newest), dim=1).unsqueeze(1), domain_ids=domain_ids)
+
+
+def _over_window(layer: nn.Module, past: Tensor, newest: Tensor, domain_ids: Tensor | None) -> Tensor:
+    """A layer at the new position, `(B, D)`, of a window of past inputs `(span, B, D)` and the new one `(B, D)`."""
+    return trailing(layer, _with_newest(past, newest), domain_ids=domain_ids, positions=1).squeeze(1)
+
+
+def _with_newest(past: Tensor, newest: Tensor) -> Tensor:
+    return torch.cat((past, newest.unsqueeze(0))).transpose(0, 1)
+
+
+def _newest_tap(conv: DilatedConv) -> Tensor:
+    """The weight of the tap that reads the new input, `(D_in, D_out)`."""
+    return conv.linear.weight.detach()[:, -(conv.linear.in_features // conv.kernel_size) :].t().contiguous()
+
+
+def _norm(norm: nn.LayerNorm) -> tuple[tuple[int, ...], Tensor | None, Tensor | None, float]:
+    """What `torch.layer_norm` takes behind its input."""
+    return norm.normalized_shape, norm.weight, norm.bias, norm.eps
