@@ -9,7 +9,7 @@ from peterrec.data.vocabulary import FIRST_ITEM
 # blocks, whose logits do so between product and softmax.
 WHOLE_ELEMENTS = 2**20
 WHOLE_CLASSES = 2**14
-WHOLE_ROWS = 256  # more gain nothing
+WHOLE_ROWS = 128  # more gain little alone, and lose where others use the cache too
 BLOCK_CLASSES = 2**12
 BLOCK_ROWS = 128  # more take memory and gain nothing
 FEWEST_ROWS = 64  # fewer would read and write the table's gradient too often

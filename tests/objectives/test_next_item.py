@@ -121,8 +121,8 @@ def ndcg_after(*, negatives, sets=1, corrected=True):
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-2, fused=True)
     sampler = None if negatives is None else NegativeSampler(log_uniform(ITEMS), number=negatives)
     lengths, cuts = np.full(64, 16), np.zeros(64, dtype=np.int64)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0.05, total_iters=500)
-    for step in range(500):
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0.05, total_iters=350)
+    for step in range(350):
         rng = np.random.default_rng((1, step))
         batch = next_item_batch(chains(64, rng), lengths, cuts=cuts)
         if sampler is not None:
@@ -145,8 +145,8 @@ def ndcg_after(*, negatives, sets=1, corrected=True):
 def test_the_sampled_softmax_learns_as_well_as_the_exact_one():
     exact = ndcg_after(negatives=None)
     assert exact > 0.7
-    assert ndcg_after(negatives=60, sets=8) > 0.98 * exact
-    assert ndcg_after(negatives=60, sets=8, corrected=False) < 0.96 * exact
+    assert ndcg_after(negatives=60, sets=4) > 0.96 * exact
+    assert ndcg_after(negatives=60, sets=4, corrected=False) < 0.95 * exact
 
 
 def test_each_target_gets_the_negatives_of_its_window_and_counts_alike():

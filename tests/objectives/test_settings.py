@@ -30,7 +30,9 @@ def test_as_many_negatives_as_items_are_no_sample():
     assert settings.sampled(104)
     with pytest.raises(SettingsError, match=r"negatives = 100 is no sample of 100 items.*softmax = exact"):
         settings.sampled(103)
-    assert not ObjectiveSettings(negatives=30_000).sampled(25_000), "auto takes the exact one then"
+    automatic = ObjectiveSettings(negatives=30_000)
+    assert not automatic.sampled(25_000)
+    assert "exact (objective.negatives = 30,000 would be no sample" in automatic.describe(25_000)
 
 
 def test_the_stated_limit_is_the_one_that_decides():
