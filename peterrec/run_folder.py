@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +23,7 @@ from peterrec.atomic import (
 )
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.lock import LOCK_FILES, locked
+from peterrec.setting_changes import how_to_go_on, setting_changes
 
 __all__ = [
     "FORMAT_VERSION",
@@ -143,12 +144,18 @@ class RunFolder:
 
 @contextmanager
 def output_folder(
-    path: Path, *, stage: str, overwrite: bool = False, resume: dict[str, Any] | None = None
+    path: Path,
+    *,
+    stage: str,
+    overwrite: bool = False,
+    resume: dict[str, Any] | None = None,
+    may_differ: Collection[str] = (),
 ) -> Iterator[RunFolder]:
     """Lock `path` for one run of `stage` and hand it out; its content changes only when the run first writes.
 
     `resume` is the run's resolved settings (JSON values): if an interrupted run with equal ones left its
-    work, that stays. A run that fails before it wrote anything leaves no folder behind if there was none.
+    work, that stays; those that `may_differ` (`a.b`) need not be equal. A run that fails before it wrote
+    anything leaves no folder behind if there was none.
 
     Raises `BusyError` if another process writes there, `SettingsError` if the folder holds a finished run or
     one interrupted under other settings (and not `overwrite`) or something that is no run at all, and
@@ -161,7 +168,7 @@ def output_folder(
         path.mkdir(parents=True, exist_ok=True)
         with locked(path):
             try:
-                resumed = _may_write(path, stage=stage, overwrite=overwrite, settings=settings)
+                resumed = _may_write(path, stage=stage, overwrite=overwrite, settings=settings, free=may_differ)
                 remove_temporaries(path)
                 yield RunFolder(path, stage=stage, settings=settings, resumed=resumed)
             except BaseException:
@@ -243,7 +250,9 @@ def _is_ours_or_free(path: Path) -> bool:
     return True
 
 
-def _may_write(path: Path, *, stage: str, overwrite: bool, settings: dict[str, Any] | None) -> bool:
+def _may_write(
+    path: Path, *, stage: str, overwrite: bool, settings: dict[str, Any] | None, free: Collection[str]
+) -> bool:
     """Whether there is an interrupted run to go on with; raises `SettingsError` if the content must stay."""
     if (path / _RUN).exists():
         _remove_leftovers(path)  # of a run that was killed right after it finished
@@ -255,25 +264,13 @@ def _may_write(path: Path, *, stage: str, overwrite: bool, settings: dict[str, A
     before = json.loads((path / _UNFINISHED).read_text(encoding="utf-8"))
     if before["settings"] is None:
         return False
-    differing = [] if before["stage"] == stage else [f"stage ({before['stage']} before, {stage} now)"]
-    differing += _differences(before["settings"], settings)
-    if differing and not overwrite:
+    changes = setting_changes({"stage": before["stage"], **before["settings"]}, {"stage": stage, **settings}, free=free)
+    if changes and not overwrite:
         raise SettingsError(
-            f"{path}: holds a run that was interrupted under other settings: {'; '.join(differing)}. Run the "
-            "same command as before to go on, add --overwrite to start afresh, or choose another folder."
+            f"{path}: holds a run that was interrupted under other settings: {'; '.join(map(str, changes))}. "
+            f"{how_to_go_on(changes)}, add --overwrite to start afresh, or choose another folder."
         )
-    return not differing
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], *, prefix: str = "") -> list[str]:
-    found = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, prefix=f"{prefix}{key}.")
-        elif old != new or (key in before) != (key in now):
-            found.append(f"{prefix}{key} ({json.dumps(old)} before, {json.dumps(new)} now)")
-    return found
+    return not changes
 
 
 def _write_json(path: Path, value: object) -> None:

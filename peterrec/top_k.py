@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peterrec.data.vocabulary import FIRST_ITEM, PAD
-from peterrec.errors import DataError, DivergedError, SettingsError
-from peterrec.metrics.ranking import Histories
-
-Rows = Tensor | NDArray[np.integer]
+from peterrec.errors import DivergedError
+from peterrec.top_k_inputs import Rows, check_sizes, rows_on_host, whole_numbers
 
 GROUP = 64  # items whose maximum is taken at once
 CELLS = {"cpu": 2**19}  # scores at a time, that stay in a processor's caches
@@ -28,7 +26,7 @@ def top_items(
     *,
     k: int,
     first_row: int = FIRST_ITEM,
-    excluded: Histories | None = None,
+    excluded: tuple[Rows, Rows] | None = None,
     allowed: Rows | None = None,
     blocked: Rows | None = None,
     bias: Tensor | None = None,
@@ -41,11 +39,16 @@ def top_items(
     candidates; nor, for each query, are its own rows of `excluded` (flat rows, number of each query); with `allowed`
     `(n,)` only those rows are, and none of `blocked` `(n,)`. A score of -inf is no candidate either. Where there are
     fewer than k, items end with PAD and scores with -inf. Scores are computed in float32 at least, `chunk` items at a
-    time, by default as many as the caches hold; works on the device of `table`, and waits for it once a chunk.
+    time, by default as many as the caches hold; works on the device of `table`, and waits for it a few times a chunk.
 
     Raises SettingsError for wrong sizes, DataError for rows outside the table, DivergedError for a score of NaN.
     """
-    _check_sizes(vectors, table, bias, k=k, chunk=chunk, excluded=excluded)
+    if excluded is not None:
+        excluded = (
+            rows_on_host(excluded[0], len(table), "excluded"),
+            whole_numbers(excluded[1], "the numbers of excluded"),
+        )
+    check_sizes(vectors, table, bias, k=k, first_row=first_row, chunk=chunk, excluded=excluded)
     device = table.device
     kind = torch.promote_types(torch.promote_types(vectors.dtype, table.dtype), torch.float32)
     catalogue = _Catalogue(table, bias, kind, first_row=first_row, allowed=allowed, blocked=blocked)
@@ -54,7 +57,6 @@ def top_items(
     offsets = None
     if excluded is not None:
         offsets = np.concatenate([[0], np.cumsum(excluded[1], dtype=np.int64)])
-        _check_rows(excluded[0], len(table), "excluded")
     items = torch.full((len(queries), k), PAD, dtype=torch.long, device=device)
     scores = torch.full((len(queries), k), -torch.inf, dtype=kind, device=device)
     broken = torch.zeros(len(queries), dtype=torch.bool, device=device)
@@ -63,7 +65,7 @@ def top_items(
             part = slice(start, min(start + at_once, len(queries)))
             cells = None
             if excluded is not None and offsets is not None:
-                own = excluded[0][offsets[part.start] : offsets[part.stop]].astype(np.int64)
+                own = excluded[0][offsets[part.start] : offsets[part.stop]]
                 owners = np.repeat(np.arange(part.stop - part.start), excluded[1][part])
                 cells = catalogue.cells(own, owners)
             best = _Best(items[part], scores[part], broken[part])
@@ -90,12 +92,12 @@ class _Catalogue:
         blocked: Rows | None,
     ):
         self.table, self.bias, self.kind, self.first_row = table, bias, kind, first_row
-        out = np.unique(_host(blocked, len(table), "blocked")) if blocked is not None else np.zeros(0, np.int64)
+        out = np.unique(rows_on_host(blocked, len(table), "blocked")) if blocked is not None else np.zeros(0, np.int64)
         self.rows: NDArray[np.int64] | None = None  # None: all from `first_row`
         self.blocked = out[out >= first_row] - first_row  # columns
         self._picked: Tensor | None = None
         if allowed is not None:
-            rows = np.setdiff1d(_host(allowed, len(table), "allowed"), out)
+            rows = np.setdiff1d(rows_on_host(allowed, len(table), "allowed"), out)
             self.rows = rows[rows >= first_row]
             self.blocked = self.blocked[:0]
             self._picked = torch.from_numpy(self.rows).to(table.device)
@@ -209,40 +211,6 @@ def _score_all(
             if last > first:
                 scores[on_device[first:last] - start, owners[first:last]] = -torch.inf
         best.offer(scores, catalogue, start)
-
-
-def _check_sizes(
-    vectors: Tensor, table: Tensor, bias: Tensor | None, *, k: int, chunk: int | None, excluded: Histories | None
-) -> None:
-    if k < 1 or (chunk is not None and chunk < 1):
-        raise SettingsError(f"k and chunk are at least 1, got k = {k}, chunk = {chunk}.")
-    if vectors.dim() != 2 or table.dim() != 2 or vectors.shape[1] != table.shape[1]:
-        raise SettingsError(
-            f"vectors (N, D) and table (V, D) need the same D, got {tuple(vectors.shape)} and {tuple(table.shape)}."
-        )
-    if bias is not None and bias.shape != table.shape[:1]:
-        raise SettingsError(f"bias must hold one number a row, ({len(table)},), got {tuple(bias.shape)}.")
-    if excluded is not None and (len(excluded[1]) != len(vectors) or int(excluded[1].sum()) != len(excluded[0])):
-        raise SettingsError(
-            f"excluded must hold a number of rows for each of the {len(vectors)} queries, and those rows one after "
-            f"the other; got {len(excluded[1])} numbers that add up to {int(excluded[1].sum())}, and "
-            f"{len(excluded[0])} rows."
-        )
-
-
-def _host(rows: Rows, num_rows: int, name: str) -> NDArray[np.int64]:
-    """Rows as int64 on the host; raises DataError for one outside the table."""
-    own = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
-    _check_rows(own, num_rows, name)
-    return own.astype(np.int64)
-
-
-def _check_rows(rows: NDArray[np.integer], num_rows: int, name: str) -> None:
-    if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
-        raise DataError(f"{name} must hold rows of the table, whole numbers (n,), got {rows.dtype} {rows.shape}.")
-    outside = (rows < 0) | (rows >= num_rows)
-    if outside.any():
-        raise DataError(f"{name} holds row {rows[outside][0]}, but the table has the rows 0 to {num_rows - 1}.")
 
 
 def _on(values: NDArray[np.int64], device: torch.device) -> Tensor:

@@ -129,6 +129,23 @@ def test_an_interrupted_run_goes_on_under_the_same_settings_only(tmp_path: Path)
     assert names(path) == {"x", "unfinished.json"}
 
 
+def test_a_run_of_a_version_without_a_setting_is_said_to_be_one(tmp_path: Path) -> None:
+    with (
+        suppress(KeyboardInterrupt),
+        output_folder(tmp_path / "run", stage="pretrain", resume={"training": {"epochs": 3}}) as run,
+    ):
+        run.write_text("a", "a")
+        raise KeyboardInterrupt
+    now = {"training": {"epochs": 3, "table_update": "auto"}}
+    said = r"table_update \(no such setting before, \"auto\" now\)\. .*another version of peterrec.*--overwrite"
+    with pytest.raises(SettingsError, match=said), output_folder(tmp_path / "run", stage="pretrain", resume=now):
+        pass
+    with output_folder(tmp_path / "run", stage="pretrain", resume=now, may_differ=["training.table_update"]) as run:
+        assert run.resumed
+        run.finish()
+    assert read_run(tmp_path / "run")["settings"] == now
+
+
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):

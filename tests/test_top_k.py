@@ -156,11 +156,15 @@ def test_infinite_scores():
 def test_wrong_calls_say_what_is_wrong():
     vectors, table = torch.ones(2, 3), torch.ones(9, 3)
     for wrong, error, message in (
-        ({"k": 0}, SettingsError, "k and chunk"),
-        ({"k": 1, "chunk": 0}, SettingsError, "k and chunk"),
+        ({"k": 0}, SettingsError, "k is a whole number of at least 1, got 0"),
+        ({"k": 3.0}, SettingsError, r"k is a whole number of at least 1, got 3\.0"),
+        ({"k": 1, "chunk": 0}, SettingsError, "chunk is a whole number"),
+        ({"k": 1, "first_row": -1}, SettingsError, "first_row is a whole number of at least 0, got -1"),
         ({"k": 1, "bias": torch.ones(8)}, SettingsError, r"\(9,\)"),
         ({"k": 1, "excluded": flat([[3]])}, SettingsError, "each of the 2 queries"),
         ({"k": 1, "excluded": (np.array([3]), np.array([1, 1]))}, SettingsError, "add up to 2"),
+        ({"k": 1, "excluded": ([3], [2, -1])}, SettingsError, "each of the 2 queries"),
+        ({"k": 1, "excluded": ([3.5], [1, 0])}, DataError, "excluded must be whole numbers"),
         ({"k": 1, "excluded": flat([[9], []])}, DataError, "excluded holds row 9"),
         ({"k": 1, "allowed": np.array([3, 10])}, DataError, "allowed holds row 10"),
         ({"k": 1, "blocked": torch.tensor([-1])}, DataError, "blocked holds row -1"),
@@ -179,6 +183,15 @@ def test_no_candidates_and_no_queries():
     assert top_items(torch.ones(0, 3), torch.ones(9, 3), k=2)[0].shape == (0, 2)
     items, _ = top_items(torch.ones(1, 3), torch.ones(9, 3), k=2, allowed=np.array([], dtype=np.int64))
     assert items.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("form", [list, torch.tensor, np.array])
+def test_rows_come_as_lists_tensors_or_arrays(form):
+    table = torch.arange(20).float().unsqueeze(1)
+    items, _ = top_items(torch.ones(2, 1), table, k=2, excluded=(form([19, 18, 17]), form([1, 2])))
+    assert items.tolist() == [[18, 17], [19, 16]]
+    items, _ = top_items(torch.ones(1, 1), table, k=2, allowed=form([5, 6, 7]), blocked=form([7]))
+    assert items.tolist() == [[6, 5]]
 
 
 def test_it_is_public():

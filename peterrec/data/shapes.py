@@ -79,6 +79,7 @@ def plan_shapes(
             chosen = waiting[first : min(first + shape.users, stop)]
             batches.append((shape, chosen[np.argsort(-lengths[chosen], kind="stable")]))
         left = waiting[stop:]
+    assert sum(len(chosen) for _, chosen in batches) == len(lengths), "a window is longer than the last rung"
     return [batches[i] for i in rng.permutation(len(batches))]
 
 

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
@@ -10,12 +11,13 @@ def is_bare(module: nn.Module, kind: type[nn.Module], *parameters: str) -> bool:
     """Whether calling `module` does what `kind` does, and no more: exactly that class, without hooks.
 
     A wrapper, a parametrisation, a replaced `forward` and parameters of another class (sharded, quantised) say no;
-    so do `parameters` that it does not have.
+    so do `parameters` that it does not have, and hooks that are registered for all modules.
     """
     return (
         type(module) is kind
         and "forward" not in module.__dict__
         and not any(getattr(module, hooks) for hooks in HOOKS)
+        and not _has_any_global_hook()
         and all(p is None or type(p) is nn.Parameter for p in module._parameters.values())
         and all(module._parameters.get(name) is not None for name in parameters)
     )

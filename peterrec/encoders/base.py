@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from peterrec.encoders.bare import is_bare
 from peterrec.encoders.dilated import BottleneckBlock, PlainBlock, trailing
 from peterrec.encoders.dropout import drop_out
 from peterrec.encoders.padding import is_readable, stands_on_the_right
@@ -87,12 +88,21 @@ class UserEncoder(PreTrainedModel):
 
     @property
     def sparse_rows(self) -> bool:
-        """Whether looking up rows of the tables leaves sparse gradients, which row-wise optimisers want."""
-        return self.embed_tokens.sparse
+        """Whether looking up rows of the tables leaves sparse gradients, which row-wise optimisers want.
+
+        A table that a tuner wraps has dense ones; asking it for others raises SettingsError.
+        """
+        return isinstance(self.embed_tokens, nn.Embedding) and self.embed_tokens.sparse
 
     @sparse_rows.setter
     def sparse_rows(self, value: bool) -> None:
-        self.embed_tokens.sparse = value
+        if isinstance(self.embed_tokens, nn.Embedding):
+            self.embed_tokens.sparse = value
+        elif value:
+            raise SettingsError(
+                f"embed_tokens is wrapped in a {type(self.embed_tokens).__name__}, whose gradients are dense: set "
+                "training.table_update=dense, or leave the item table out of the adapter."
+            )
 
     def item_rows(self, rows: Tensor) -> Tensor:
         """The rows `(N,)` of the score table as `(N, D)`."""
@@ -143,7 +153,8 @@ class UserEncoder(PreTrainedModel):
             if mask is not None:
                 mask = mask[:, -hidden.shape[1] :]
                 hidden = hidden if clean else hidden * mask
-                clean = isinstance(block, PlainBlock | BottleneckBlock)  # then zero at padding again
+                # then zero at padding again; what is hung on a block may change that
+                clean = is_bare(block, PlainBlock) or is_bare(block, BottleneckBlock)
             wanted = None if positions is None else positions + sum(self.spans[number + 1 : stop])
             hidden = trailing(block, hidden, mask, domain_ids=domain_ids, positions=wanted)
             if states is not None:

@@ -1,8 +1,8 @@
 """One new position through one block, from what its convolutions have read before.
 
 A block in which nothing is wrapped is computed on its weights. Where a tuner or a hook is inside, the modules
-themselves run: on the taps of the new position, or, where a whole convolution or unit is wrapped, on the window of
-inputs that it reads. A block that is wrapped as a whole, or of a kind not known here, runs on the window of its own.
+themselves run, each convolution as `ConvStep` does. A block that is wrapped as a whole, or of a kind not known here,
+runs on the window of its own.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from peterrec.encoders.bare import is_bare
 from peterrec.encoders.base import UserEncoder
+from peterrec.encoders.conv_step import ConvStep, UnitStep, newest_tap, with_newest
 from peterrec.encoders.dilated import (
     BottleneckBlock,
     DilatedConv,
@@ -21,7 +22,6 @@ from peterrec.encoders.dilated import (
     TimeMajorLayerNorm,
     TimeMajorLinear,
     Unit,
-    trailing,
 )
 from peterrec.encoders.dropout import Dropout
 
@@ -38,17 +38,15 @@ class BlockStep(Protocol):
     `reads` says for each convolution in what form `past` holds its past inputs: `product`, that of its past taps
     `(B, D_out)`, which the step may write into; `taps`, `(B, taps · D_in)`; `window`, all that it may read
     `(span, B, D_in)`; oldest first. `spans` says how many past inputs, of `width` each, that may be. `whole`: the block
-    as a whole remembers its inputs, not its convolutions.
+    as a whole remembers its inputs, not its convolutions. `convolutions` has those of which more than a window is read
+    at their numbers.
     """
 
     reads: tuple[str, ...]
     spans: tuple[int, ...]
     width: int
     whole: bool
-
-    def convolution(self, number: int) -> DilatedConv:
-        """One of the convolutions whose taps are read."""
-        ...
+    convolutions: tuple[DilatedConv | None, ...]
 
     def encode(self, hidden: Tensor, mask: Tensor, domain_ids: Tensor | None, keep: Keep) -> Tensor:
         """Maps `(B, L, D)` to `(B, L, D)`; `keep` gets the inputs of each convolution in turn, zero where `mask` is."""
@@ -67,10 +65,9 @@ class PlainStep:
     def __init__(self, block: PlainBlock, channels: int):
         self.spans, self.width = block.spans, channels
         self.units = (block.unit1, block.unit2)
-        self.reads: tuple[str, ...] = tuple("taps" if _has_taps(unit) else "window" for unit in self.units)
-
-    def convolution(self, number: int) -> DilatedConv:
-        return self.units[number].conv
+        self.steps = [UnitStep(unit) for unit in self.units]
+        self.reads: tuple[str, ...] = tuple(step.conv.reads for step in self.steps)
+        self.convolutions = tuple(step.conv.convolution for step in self.steps)
 
     def encode(self, hidden: Tensor, mask: Tensor, domain_ids: Tensor | None, keep: Keep) -> Tensor:
         inner = hidden
@@ -82,13 +79,9 @@ class PlainStep:
 
     def advance(self, hidden: Tensor, past: list[Tensor], domain_ids: Tensor | None, inputs: list[Tensor]) -> Tensor:
         inner = hidden
-        for unit, reads, own in zip(self.units, self.reads, past, strict=True):
+        for step, own in zip(self.steps, past, strict=True):
             inputs.append(inner)
-            if reads == "window":
-                inner = _over_window(unit, own, inner, domain_ids)
-            else:
-                convolved = _over_taps(unit.conv, own, inner, domain_ids)
-                inner = unit.activation(unit.norm(convolved, domain_ids=domain_ids)).squeeze(1)
+            inner = step.advance(own, inner, domain_ids).squeeze(1)
         return hidden + inner
 
 
@@ -100,10 +93,9 @@ class BottleneckStep:
     def __init__(self, block: BottleneckBlock, channels: int):
         self.spans, self.width = block.spans, channels // 2
         self.block = block
-        self.reads: tuple[str, ...] = ("taps",) if _has_taps(block.unit2) else ("window",)
-
-    def convolution(self, number: int) -> DilatedConv:
-        return self.block.unit2.conv
+        self.step = ConvStep(block.unit2.conv)
+        self.reads: tuple[str, ...] = (self.step.reads,)
+        self.convolutions = (self.step.convolution,)
 
     def encode(self, hidden: Tensor, mask: Tensor, domain_ids: Tensor | None, keep: Keep) -> Tensor:
         inner = self._before(hidden, domain_ids) * mask
@@ -114,11 +106,7 @@ class BottleneckStep:
     def advance(self, hidden: Tensor, past: list[Tensor], domain_ids: Tensor | None, inputs: list[Tensor]) -> Tensor:
         inner = self._before(hidden.unsqueeze(1), domain_ids).squeeze(1)
         inputs.append(inner)
-        conv = self.block.unit2.conv
-        if self.reads == ("window",):
-            convolved = _over_window(conv, past[0], inner, domain_ids).unsqueeze(1)
-        else:
-            convolved = _over_taps(conv, past[0], inner, domain_ids)
+        convolved = self.step.advance(past[0], inner, domain_ids)
         return hidden + self.block.unit3(convolved, domain_ids=domain_ids).squeeze(1)
 
     def _before(self, hidden: Tensor, domain_ids: Tensor | None) -> Tensor:
@@ -132,8 +120,7 @@ class BarePlainStep(PlainStep):
 
     def __init__(self, block: PlainBlock, channels: int):
         super().__init__(block, channels)
-        self.reads = ("product", "product")
-        self.newest = [_newest_tap(unit.conv) for unit in self.units]
+        self.newest = [newest_tap(unit.conv) for unit in self.units]
         self.norms = [_norm(unit.norm) for unit in self.units]
 
     def advance(self, hidden: Tensor, past: list[Tensor], domain_ids: Tensor | None, inputs: list[Tensor]) -> Tensor:
@@ -148,8 +135,7 @@ class BareBottleneckStep(BottleneckStep):
 
     def __init__(self, block: BottleneckBlock, channels: int):
         super().__init__(block, channels)
-        self.reads = ("product",)
-        self.newest = _newest_tap(block.unit2.conv)
+        self.newest = newest_tap(block.unit2.conv)
         self.norms = [_norm(unit.norm) for unit in (block.unit1, block.unit2, block.unit3)]
         self.narrow, self.widen = block.unit1.linear, block.unit3.linear
 
@@ -171,14 +157,12 @@ class WholeBlockStep:
 
     reads: tuple[str, ...] = ("window",)
     whole = True
+    convolutions: tuple[DilatedConv | None, ...] = ()
 
     def __init__(self, encoder: UserEncoder, number: int):
         self.encoder = encoder
         self.number = number
         self.spans, self.width = (encoder.spans[number],), encoder.config.hidden_size
-
-    def convolution(self, number: int) -> DilatedConv:
-        raise NotImplementedError("a whole block reads its window")
 
     def encode(self, hidden: Tensor, mask: Tensor, domain_ids: Tensor | None, keep: Keep) -> Tensor:
         keep(hidden * mask)
@@ -187,7 +171,7 @@ class WholeBlockStep:
     def advance(self, hidden: Tensor, past: list[Tensor], domain_ids: Tensor | None, inputs: list[Tensor]) -> Tensor:
         window, valid = past
         inputs.append(hidden)
-        return self._run(_with_newest(window, hidden), valid, domain_ids, positions=1).squeeze(1)
+        return self._run(with_newest(window, hidden), valid, domain_ids, positions=1).squeeze(1)
 
     def _run(self, hidden: Tensor, valid: Tensor, domain_ids: Tensor | None, positions: int | None = None) -> Tensor:
         first, stop = self.number, self.number + 1
@@ -199,43 +183,25 @@ class WholeBlockStep:
 def step_of(encoder: UserEncoder, number: int) -> BlockStep:
     """The quickest step that computes what block `number` computes as it now is, with whatever is wrapped in it."""
     block, channels = encoder.blocks[number], encoder.config.hidden_size
-    if isinstance(block, PlainBlock) and is_bare(block, PlainBlock):
+    if isinstance(block, PlainBlock) and is_bare(block, PlainBlock) and _drops_nothing(block.dropout):
         return (BarePlainStep if _nothing_wrapped(block) else PlainStep)(block, channels)
     if (
         isinstance(block, BottleneckBlock)
         and is_bare(block, BottleneckBlock)
         and is_bare(block.unit2, PreActivationUnit)
+        and _drops_nothing(block.dropout)
     ):
         return (BareBottleneckStep if _nothing_wrapped(block) else BottleneckStep)(block, channels)
     return WholeBlockStep(encoder, number)
 
 
+def _drops_nothing(dropout: nn.Module) -> bool:
+    """Whether this does nothing outside of training, so that it need not be called."""
+    return is_bare(dropout, Dropout) or is_bare(dropout, nn.Dropout) or is_bare(dropout, nn.Identity)
+
+
 def _nothing_wrapped(block: nn.Module) -> bool:
     return all(any(is_bare(module, kind) for kind in BARE) for module in block.modules())
-
-
-def _has_taps(unit: nn.Module) -> bool:
-    """Whether the convolution of a unit may be given its taps: only the linear map in it is wrapped, if anything."""
-    return (is_bare(unit, Unit) or is_bare(unit, PreActivationUnit)) and is_bare(unit.conv, DilatedConv)  # type: ignore[arg-type]
-
-
-def _over_taps(conv: DilatedConv, past: Tensor, newest: Tensor, domain_ids: Tensor | None) -> Tensor:
-    """The convolution `(B, 1, D)` at the new position, of past taps `(B, taps · D)` and the new input `(B, D)`."""
-    return conv.linear(torch.cat((past, newest), dim=1).unsqueeze(1), domain_ids=domain_ids)
-
-
-def _over_window(layer: nn.Module, past: Tensor, newest: Tensor, domain_ids: Tensor | None) -> Tensor:
-    """A layer at the new position, `(B, D)`, of a window of past inputs `(span, B, D)` and the new one `(B, D)`."""
-    return trailing(layer, _with_newest(past, newest), domain_ids=domain_ids, positions=1).squeeze(1)
-
-
-def _with_newest(past: Tensor, newest: Tensor) -> Tensor:
-    return torch.cat((past, newest.unsqueeze(0))).transpose(0, 1)
-
-
-def _newest_tap(conv: DilatedConv) -> Tensor:
-    """The weight of the tap that reads the new input, `(D_in, D_out)`."""
-    return conv.linear.weight.detach()[:, -(conv.linear.in_features // conv.kernel_size) :].t().contiguous()
 
 
 def _norm(norm: nn.LayerNorm) -> tuple[tuple[int, ...], Tensor | None, Tensor | None, float]:

@@ -10,16 +10,18 @@ it: a tuner that wraps one does (hooks or contexts would break under activation 
 needs: a causal convolution then leaves out the positions that nobody above it reads.
 
 A block in which no tuner wraps anything runs as one function with a gradient of its own (`fused_plain`,
-`fused_bottleneck`), which computes what the modules here say; `block.fused = False` runs the modules instead.
+`fused_bottleneck`), which computes what the modules here say; `block.fused = False` runs the modules instead, and
+makes its convolutions gather their taps, so that the block is differentiable any number of times.
 """
 
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from peterrec.encoders.bare import is_bare, traces
+from peterrec.encoders.block import Block
 from peterrec.encoders.dropout import Dropout
 from peterrec.encoders.fused_bottleneck import BottleneckPlan, BottleneckWeights, fused_bottleneck_block
 from peterrec.encoders.fused_plain import PlainPlan, PlainWeights, fused_plain_block
+from peterrec.encoders.positionwise import Positionwise
 from peterrec.encoders.time_major import (
     DilatedConv,
     TimeMajorLayerNorm,
@@ -81,12 +83,12 @@ def trailing(
 ) -> Tensor:
     """A layer's output, or the last `positions` of it.
 
-    A layer of this file leaves the others out of its work. A wrapper around one (a tuner, which may add what it makes
-    of the input to the output) computes them all, and they are cut off afterwards.
+    A layer of this file leaves the others out of its work, and so does a wrapper that treats each position by itself.
+    Any other wrapper (it may mix them) computes them all, and they are cut off afterwards.
     """
     if positions is None or positions >= x.shape[1]:
         return layer(x, *args, domain_ids=domain_ids)
-    if isinstance(layer, DilatedConv | Unit | PreActivationUnit | PlainBlock | BottleneckBlock):
+    if isinstance(layer, DilatedConv | Unit | PreActivationUnit | PlainBlock | BottleneckBlock | Positionwise):
         return layer(x, *args, domain_ids=domain_ids, positions=positions)
     return layer(x, *args, domain_ids=domain_ids)[:, -positions:]
 
@@ -106,7 +108,7 @@ def _cleared(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask[:, -x.shape[1] :]
 
 
-class PlainBlock(GradientCheckpointingLayer):
+class PlainBlock(Block):
     """`x + ReLU(LN2(conv_2d(ReLU(LN1(conv_d(x))))))` (NextItNet, WSDM 2019, Fig. 3b)."""
 
     convolutions = 2  # taken from `dilations`
@@ -127,7 +129,6 @@ class PlainBlock(GradientCheckpointingLayer):
         self.unit1 = Unit(channels, kernel_size=kernel_size, dilation=first, causal=causal, eps=eps)
         self.unit2 = Unit(channels, kernel_size=kernel_size, dilation=second, causal=causal, eps=eps)
         self.dropout = Dropout(dropout)
-        self.fused = True
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, domain_ids: Tensor | None = None, positions: int | None = None
@@ -175,7 +176,7 @@ class PlainBlock(GradientCheckpointingLayer):
         return fused_plain_block(x.transpose(0, 1), weights, plan).transpose(0, 1)
 
 
-class BottleneckBlock(GradientCheckpointingLayer):
+class BottleneckBlock(Block):
     """Pre-activated 1×1 (D → D/2), dilated convolution, 1×1 (D/2 → D), plus the input (NextItNet, Fig. 3a)."""
 
     convolutions = 1  # taken from `dilations`
@@ -199,7 +200,6 @@ class BottleneckBlock(GradientCheckpointingLayer):
         self.unit2 = PreActivationUnit(inner, convolution, eps=eps)
         self.unit3 = PreActivationUnit(inner, TimeMajorLinear(inner, channels), eps=eps)
         self.dropout = Dropout(dropout)
-        self.fused = True
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, domain_ids: Tensor | None = None, positions: int | None = None

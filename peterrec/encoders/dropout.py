@@ -29,6 +29,16 @@ def random_words(count: int) -> Tensor:
     return torch.from_numpy(words.view(np.int16))[:count]
 
 
+def quick_scale(p: float) -> float:
+    """What the elements that the quick draw keeps are multiplied by."""
+    return LEVELS / kept_levels(p)
+
+
+def drop_quickly_(x: Tensor, p: float) -> Tensor:
+    """Zeroes a share p of the elements of contiguous `x` at random, in place and without scaling."""
+    return drop_(x, random_words(x.numel()), kept=kept_levels(p))
+
+
 def drop_(x: Tensor, words: Tensor, *, kept: int) -> Tensor:
     """Zeroes the elements of contiguous `x` whose word in `words` (one each) is not among the `kept` highest values.
 
@@ -60,8 +70,7 @@ def _takes_quick_draw(dropout: nn.Dropout, x: Tensor) -> bool:
 
 
 def _drop_quickly(x: Tensor, p: float) -> Tensor:
-    kept = kept_levels(p)
-    factor = torch.full_like(x, LEVELS / kept, requires_grad=False)
+    factor = torch.full_like(x, quick_scale(p), requires_grad=False)
     # drawn in the order of memory, which `full_like` keeps, so that a time-major tensor stays one
-    drop_(factor.as_strided((factor.numel(),), (1,)), random_words(factor.numel()), kept=kept)
+    drop_quickly_(factor.as_strided((factor.numel(),), (1,)), p)
     return x * factor

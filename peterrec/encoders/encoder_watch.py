@@ -1,15 +1,18 @@
 """Notices that an encoder is no longer what it was when something was computed with it."""
 
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules import module as every
 
 
 class EncoderWatch:
     """Remembers the weights, the modules and the adapters of an encoder, cheaply enough to ask before every event.
 
-    It sees weights that were written to, moved or replaced, modules that were exchanged, and adapters that were
-    switched on or off. It asks no device for anything, and so does not see a weight's `.data` written to.
+    It sees weights that were written to, moved or replaced, modules that were exchanged, hooks and forwards that were
+    hung on them, and adapters that were switched on or off or scaled. It asks no device for anything, and so does not
+    see a weight's `.data` written to.
     """
 
     def __init__(self, encoder: nn.Module):
@@ -19,16 +22,22 @@ class EncoderWatch:
         ]
         self._tensors = [*encoder.parameters(), *encoder.buffers()]
         self._tuned = tuned_modules(encoder)
+        self._own = [module.__dict__ for module in encoder.modules()]
+        self._hooks = [own[hooks] for own in self._own for hooks in ("_forward_pre_hooks", "_forward_hooks")]
+        self._hooks += [every._global_forward_pre_hooks, every._global_forward_hooks]
         self._then = self._now()
 
     def unchanged(self) -> bool:
         """Whether the encoder computes what it computed then."""
         return all(modules.get(name) is child for modules, name, child in self._children) and self._then == self._now()
 
-    def _now(self) -> tuple[list[tuple[int, int]], list[tuple[Any, ...]]]:
-        return [(_version(tensor), tensor.data_ptr()) for tensor in self._tensors], [
-            _adapters(module) for module in self._tuned
-        ]
+    def _now(self) -> tuple[list[Any], ...]:
+        return (
+            [(_version(tensor), tensor.data_ptr()) for tensor in self._tensors],
+            [_adapters(module) for module in self._tuned],
+            list(chain.from_iterable(self._hooks)),  # their numbers, which are given once
+            [own.get("forward") for own in self._own],
+        )
 
 
 def tuned_modules(encoder: nn.Module) -> list[Any]:
@@ -44,4 +53,10 @@ def _version(tensor: Tensor) -> int:
 
 
 def _adapters(module: Any) -> tuple[Any, ...]:
-    return tuple(module.active_adapters), module.disable_adapters, tuple(getattr(module, "merged_adapters", ()))
+    scaling = getattr(module, "scaling", None)
+    return (
+        tuple(module.active_adapters),
+        module.disable_adapters,
+        tuple(getattr(module, "merged_adapters", ())),
+        tuple(scaling.items()) if isinstance(scaling, dict) else None,
+    )

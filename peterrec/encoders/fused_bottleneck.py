@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from peterrec.encoders.bare import any_needs_gradient
-from peterrec.encoders.dropout import LEVELS, draws_words, drop_, kept_levels, random_words
+from peterrec.encoders.dropout import draws_words, drop_quickly_, quick_scale
 from peterrec.encoders.norm_relu import Normed, norm_relu, norm_relu_gradient
 from peterrec.encoders.padding import Padding
 from peterrec.encoders.shifted_products import (
@@ -75,8 +75,7 @@ def _drop(y: Tensor, p: float) -> tuple[Tensor, Tensor | None]:
     if not p:
         return y, None
     if draws_words(y, p):
-        kept = kept_levels(p)
-        factor = drop_(torch.full_like(y, LEVELS / kept), random_words(y.numel()), kept=kept)
+        factor = drop_quickly_(torch.full_like(y, quick_scale(p)), p)
     else:
         factor = torch.native_dropout(torch.ones_like(y), p, True)[0]
     return y.mul_(factor), factor

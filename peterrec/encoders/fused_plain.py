@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from peterrec.encoders.bare import any_needs_gradient
-from peterrec.encoders.dropout import LEVELS, draws_words, drop_, kept_levels, random_words
+from peterrec.encoders.dropout import draws_words, drop_quickly_, quick_scale
 from peterrec.encoders.norm_relu import Normed, norm_relu, norm_relu_gradient
 from peterrec.encoders.padding import Padding
 from peterrec.encoders.shifted_products import (
@@ -58,17 +58,19 @@ def _first_unit(x: Tensor, w: PlainWeights, plan: PlainPlan) -> tuple[Tensor, Te
 def _second_unit(inner: Tensor, w: PlainWeights, plan: PlainPlan) -> tuple[Tensor, Normed, float]:
     """What came out of the convolution, and of norm and dropout (cleared at padding), and the dropout's scale."""
     convolved = product(inner, w.weight2.to(inner.dtype), w.bias2.to(inner.dtype), plan.taps2)
+    # under autocast a norm returns its own precision, otherwise that of its input
+    like = w.gain2 if torch.is_autocast_enabled(inner.device.type) else convolved
     scale = 1.0
-    if plan.p and draws_words(w.gain2, plan.p):
+    if plan.p and draws_words(like, plan.p):
         # ReLU(c · z) = c · ReLU(z), so that the norm scales at no cost
-        kept = kept_levels(plan.p)
-        scale = LEVELS / kept
+        scale = quick_scale(plan.p)
         normed = norm_relu(convolved, w.gain2 * scale, w.shift2 * scale, plan.eps2)
-        drop_(normed.out, random_words(normed.out.numel()), kept=kept)
+        normed = normed._replace(out=drop_quickly_(normed.out.to(like.dtype), plan.p))
     else:
         normed = norm_relu(convolved, w.gain2, w.shift2, plan.eps2)
+        normed = normed._replace(out=normed.out.to(like.dtype))
         if plan.p:
-            scale = 1.0 / (1.0 - plan.p)
+            scale = 1.0 / (1.0 - plan.p) if plan.p < 1.0 else 0.0  # with all dropped no gradient passes either
             normed = normed._replace(out=torch.native_dropout(normed.out, plan.p, True)[0])
     if plan.mask is not None:
         Padding(plan.mask, positions=plan.taps2.wanted).clear_(normed.out)

@@ -1,9 +1,12 @@
 """One more position through the blocks of a causal encoder, from the past inputs that its layers remember."""
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from peterrec.encoders.bare import is_bare
 from peterrec.encoders.base import UserEncoder
@@ -47,7 +50,11 @@ class Increment:
         self.device, self.dtype = encoder.device, encoder.dtype
         table = encoder.get_input_embeddings()
         self._table: Tensor | None = None
-        if isinstance(table, TimeMajorEmbedding) and is_bare(table, TimeMajorEmbedding):
+        if (
+            isinstance(table, TimeMajorEmbedding)
+            and is_bare(table, TimeMajorEmbedding)
+            and is_bare(encoder.embed_dropout, nn.Dropout)
+        ):
             self._table = table.weight
         self._steps = [step_of(encoder, number) for number in range(len(encoder.blocks))]
         self._order: list[list[tuple[str, int]]] = []  # of each step: in which form, and at which place of that
@@ -57,7 +64,7 @@ class Increment:
             self._order.append([])
             for number, (reads, span) in enumerate(zip(step.reads, step.spans, strict=True)):
                 kind = "block" if step.whole else reads
-                conv = step.convolution(number) if kind in ("product", "taps") else None
+                conv = step.convolutions[number] if kind in ("product", "taps") else None
                 self._order[-1].append((kind, len(self._found[kind])))
                 self._found[kind].append(Ring(kind, len(spans[step.whole]), span, conv))
                 spans[step.whole].append(span)
@@ -73,8 +80,8 @@ class Increment:
         self._windows = _places(rings, found["window"], -1, 1) if found["window"] else None
         self._block_windows = _places(self.block_rings, found["block"], -1, 1) if found["block"] else None
         self._newest = rings.places(range(len(rings.spans)), [0] * len(rings.spans), -1, 1)
-        count = len(self.block_rings.spans)
-        self._newest_block = self.block_rings.places(range(count), [0] * count, -1, 1)
+        blocks = len(self.block_rings.spans)
+        self._newest_block = self.block_rings.places(range(blocks), [0] * blocks, -1, 1)
         bare = [ring.conv.linear for ring in found["product"] if ring.conv is not None]
         self._weight = self._bias = None
         if bare:
@@ -92,20 +99,18 @@ class Increment:
         """Embeddings of histories `(B, L, D)`, all ending in the last column, to their states; fills their `memory`."""
         mask = valid.unsqueeze(2).to(hidden.dtype)
         clock, users = valid.sum(dim=1), torch.arange(len(valid), device=valid.device)
-        counts = [0, 0]
+        numbers = {False: count(), True: count()}  # of the next ring of a convolution, of a whole block
 
-        def keep(inputs: Tensor) -> None:
-            rings, own = (self.block_rings, 1) if whole else (self.rings, 0)
-            number, counts[own] = counts[own], counts[own] + 1
+        def keep(inputs: Tensor, *, whole: bool) -> None:
+            rings, kept, number = self.block_rings if whole else self.rings, memory[whole], next(numbers[whole])
             span = min(rings.spans[number], inputs.shape[1])
             places = rings.places([number] * span, list(range(span, 0, -1)), -1, 1)
             rows = places.rows(clock, users * rings.size)
             newest = inputs[:, -span:].transpose(0, 1).reshape(-1, rings.width)
-            memory[own][rows.view(-1)] = newest.to(memory[own].dtype)
+            kept[rows.view(-1)] = newest.to(kept.dtype)
 
         for step in self._steps:
-            whole = step.whole
-            hidden = step.encode(hidden, mask, domain_ids, keep)
+            hidden = step.encode(hidden, mask, domain_ids, partial(keep, whole=step.whole))
         return hidden
 
     def advance(
@@ -174,6 +179,40 @@ class Increment:
 def _places(rings: InputRings, read: list[Ring], *shape: int) -> Places:
     pairs = [(ring.number, back) for ring in read for back in ring.backs]
     return rings.places([number for number, _ in pairs], [back for _, back in pairs], *shape)
+
+
+def base_of(encoder: nn.Module) -> UserEncoder:
+    """The encoder itself, a tuner's layers inside.
+
+    Raises SettingsError for what is none, changes its input, or has something hung on it that changes its output.
+    """
+    if isinstance(encoder, UserEncoder):
+        _check_calls(encoder)
+        return encoder
+    model: Any = encoder  # peft's own class is not known here
+    base = model.get_base_model() if hasattr(model, "get_base_model") else None
+    if not isinstance(base, UserEncoder):
+        name = type(encoder).__name__
+        hint = f" Of this {name} give model.encoder." if isinstance(getattr(model, "encoder", None), nn.Module) else ""
+        raise SettingsError(f"A user state needs a UserEncoder or a PeftModel around one, got {name}.{hint}")
+    if any(config.is_prompt_learning for config in model.peft_config.values()):
+        raise SettingsError("Adapters that put a prompt before the history keep no user state.")
+    _check_calls(base, model, model.base_model)
+    return base
+
+
+def _check_calls(encoder: UserEncoder, *around: nn.Module) -> None:
+    """A state runs the blocks itself, so that what a call of the encoder does beside them would be left out.
+
+    A hook in front of a model `around` the encoder may stand: our tuners refuse mixed adapters there.
+    """
+    for module in (encoder, *around):
+        hooks = module._forward_hooks or (module is encoder and module._forward_pre_hooks)
+        if hooks or "forward" in module.__dict__:
+            raise SettingsError(
+                f"{type(module).__name__} has a hook or a replaced forward, which user states cannot follow: take it "
+                "off (of a model that accelerate prepared, unwrap it), or encode the histories as a whole."
+            )
 
 
 def _check(encoder: UserEncoder) -> None:

@@ -16,9 +16,14 @@ class TimeMajorEmbedding(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.sparse:
-            # the gradient at PAD is zero already; torch would wait for a device to count what to leave out
-            return F.embedding(input.transpose(0, 1), self.weight, sparse=True).transpose(0, 1)
+            return _sparse_rows(input.transpose(0, 1), self.weight).transpose(0, 1)  # type: ignore[call-arg]
         return super().forward(input.transpose(0, 1)).transpose(0, 1)
+
+
+@torch.compiler.disable  # inductor knows no sparse gradients
+def _sparse_rows(rows: Tensor, table: Tensor) -> Tensor:
+    # the gradient at PAD is zero already; torch would wait for a device to count what to leave out
+    return F.embedding(rows, table, sparse=True)
 
 
 class TimeMajorLinear(nn.Linear):
@@ -41,7 +46,8 @@ class DilatedConv(nn.Module):
     With `causal`, position t reads t, t − d, …, t − (kernel − 1) · d; otherwise the taps are centred on t.
     Positions outside the sequence read zero. The weight of tap j stands in columns `[j · D_in, (j + 1) · D_in)`
     of `linear.weight`, oldest tap first. A plain `nn.Linear` inside, and not `nn.Conv1d`, because every `peft`
-    method is right on it (LoRA on a dilated `nn.Conv1d` is not). The taps are gathered only for a wrapped `linear`.
+    method is right on it (LoRA on a dilated `nn.Conv1d` is not). The taps are gathered only for a wrapped `linear`,
+    or where `fused` is off: what gathers them may be differentiated any number of times.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int, dilation: int, causal: bool):
@@ -51,6 +57,7 @@ class DilatedConv(nn.Module):
         self.kernel_size = kernel_size
         self.dilation = dilation
         self.causal = causal
+        self.fused = True
         self.linear = TimeMajorLinear(kernel_size * in_channels, out_channels)
 
     def taps(self, x: Tensor, positions: int | None = None) -> Tensor:
@@ -69,7 +76,7 @@ class DilatedConv(nn.Module):
 
     def forward(self, x: Tensor, domain_ids: Tensor | None = None, positions: int | None = None) -> Tensor:
         """Maps `(B, L, D_in)` to `(B, L, D_out)`, or to the last `positions` of it."""
-        if traces() or not is_bare(self.linear, TimeMajorLinear, "weight", "bias"):
+        if not self.fused or traces() or not is_bare(self.linear, TimeMajorLinear, "weight", "bias"):
             return self.linear(self.taps(x, positions), domain_ids=domain_ids)
         if positions is not None:
             x = x[:, -(positions + (self.kernel_size - 1) * self.dilation) :]

@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from peterrec.data.vocabulary import FIRST_ITEM, PAD, TCL
-from peterrec.encoders.base import UserEncoder
+from peterrec.data.vocabulary import PAD, TCL
 from peterrec.encoders.encoder_watch import EncoderWatch
-from peterrec.encoders.increment import Increment
+from peterrec.encoders.increment import Increment, base_of
 from peterrec.encoders.readout import READOUTS
 from peterrec.encoders.state_columns import StateColumns
+from peterrec.encoders.state_inputs import Numbers, check_items, places_of, tensor_of
 from peterrec.encoders.user_state_file import fill, read_state, write_state
 from peterrec.errors import DataError, SettingsError, did_you_mean
 
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 STORAGES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-Users = Tensor | Sequence[int]
 
 
 class UserState:
@@ -46,9 +47,10 @@ class UserState:
         storage: torch.dtype | None = None,
     ):
         self.encoder = encoder
-        self._base = _base_of(encoder)
+        self._base = base_of(encoder)
         self._increment = Increment(self._base)
-        self._watch = EncoderWatch(self._base)
+        self._watch = EncoderWatch(encoder)
+        self._dropouts = [module for module in self._base.modules() if isinstance(module, DROPOUTS)]
         self._check()
         storage = self._increment.dtype if storage is None else storage
         if storage not in STORAGES:
@@ -78,7 +80,7 @@ class UserState:
     def of(
         cls,
         encoder: nn.Module,
-        input_ids: Tensor,
+        input_ids: Tensor | NDArray[np.integer] | Sequence[Sequence[int]],
         *,
         domain_ids: Tensor | None = None,
         storage: torch.dtype | None = None,
@@ -87,11 +89,12 @@ class UserState:
 
         Otherwise as `empty`; raises DataError for rows that are no items.
         """
-        if input_ids.dim() != 2:
-            raise DataError(f"input_ids must be item rows (users, events), but has the shape {tuple(input_ids.shape)}.")
-        state = cls(encoder, users=len(input_ids), domain_ids=domain_ids, storage=storage)
-        _check_items(input_ids, vocab_size=state._base.config.vocab_size)
-        state._columns.encode(input_ids.to(state._increment.device).long())
+        rows = tensor_of(input_ids, name="input_ids")
+        if rows.dim() != 2:
+            raise DataError(f"input_ids must be item rows (users, events), but has the shape {tuple(rows.shape)}.")
+        state = cls(encoder, users=len(rows), domain_ids=domain_ids, storage=storage)
+        check_items(rows, vocab_size=state._base.config.vocab_size)
+        state._columns.encode(rows.to(state._increment.device).long())
         return state
 
     def __len__(self) -> int:
@@ -108,7 +111,7 @@ class UserState:
         """Memory that each user takes."""
         return sum(own.shape[1:].numel() * own.element_size() for own in self._columns.tensors.values())
 
-    def append(self, items: Tensor, *, users: Users | None = None) -> None:
+    def append(self, items: Numbers, *, users: Numbers | None = None) -> None:
         """One more event of each of `users`, by default of all: the item rows `items` `(n,)`, PAD for no new event.
 
         The same user twice is an error: events of one user are appended one after the other. Items on a device are
@@ -116,17 +119,18 @@ class UserState:
         """
         self._check()
         places = self._places(users, once=True)
-        if items.shape != places.shape:
+        rows = tensor_of(items, name="items")
+        if rows.shape != places.shape:
             raise DataError(
-                f"append takes one item a user, {len(places)} of them, but items has the shape {tuple(items.shape)}."
+                f"append takes one item a user, {len(places)} of them, but items has the shape {tuple(rows.shape)}."
             )
-        if not _check_items(items, vocab_size=self._base.config.vocab_size):
-            new = items.ne(PAD)
-            items, places = items[new], places[new.to(places.device)]
-        if len(items):
-            self._columns.advance(items.to(self._increment.device).long(), places, remember=True)
+        if not check_items(rows, vocab_size=self._base.config.vocab_size):
+            new = rows.ne(PAD)
+            rows, places = rows[new], places[new.to(places.device)]
+        if len(rows):
+            self._columns.advance(rows.to(self._increment.device).long(), places, remember=True)
 
-    def vectors(self, readout: str | None = None, *, users: Users | None = None) -> Tensor:
+    def vectors(self, readout: str | None = None, *, users: Numbers | None = None) -> Tensor:
         """User vectors `(n, D)` of `users`, by default of all, and by the encoder's own readout.
 
         `tcl` reads the TCL row as if it came next, without remembering it. A user without events gets zeros (for `tcl`
@@ -145,13 +149,13 @@ class UserState:
         lengths = own["lengths"].index_select(0, places).clamp(min=1)
         return (own["total"].index_select(0, places) / lengths.unsqueeze(1)).to(self._increment.dtype)
 
-    def select(self, users: Users) -> "UserState":
+    def select(self, users: Numbers) -> "UserState":
         """A copy of some users, in that order."""
         state = copy(self)  # the encoder and what was made of it are shared
         state._columns = self._columns.select(self._places(users))
         return state
 
-    def put(self, users: Users, other: "UserState") -> None:
+    def put(self, users: Numbers, other: "UserState") -> None:
         """Puts the users of `other`, a state of the same encoder, in the place of `users` `(len(other),)`."""
         self._check()
         other._check()
@@ -161,8 +165,10 @@ class UserState:
         places = self._places(users, once=True)
         if len(places) != len(other):
             raise DataError(f"put was given {len(places)} places for {len(other)} users.")
-        for name, column in own.items():
-            column.index_copy_(0, places, theirs[name].to(column.dtype))
+        with torch.inference_mode():  # in which columns may have been made
+            for name, column in own.items():
+                given = theirs[name].clone() if theirs[name] is column else theirs[name]
+                column.index_copy_(0, places, given.to(column.dtype))
 
     def save(self, path: Path | str) -> None:
         """Writes the state to a safetensors file, whole or not at all; raises ResourceError where the disk is full."""
@@ -177,7 +183,7 @@ class UserState:
         vocabulary.
         """
         path = Path(path)
-        found = read_state(path, encoder=encoder, base=_base_of(encoder))
+        found = read_state(path, encoder=encoder, base=base_of(encoder))
         users = found["lengths"].numel() if "lengths" in found else 0
         domain_ids = torch.zeros(users, dtype=torch.long) if "domain_ids" in found else None
         storage = next((kind for kind in STORAGES if "inputs" in found and found["inputs"].dtype == kind), None)
@@ -187,63 +193,19 @@ class UserState:
 
     def _check(self) -> None:
         """Raises SettingsError where the encoder is not what it was, or would drop out."""
-        if self._base.training:
-            raise SettingsError("The encoder is in training mode, in which it drops out at random: call eval() first.")
+        if self._base.training or any(dropout.training and dropout.p > 0.0 for dropout in self._dropouts):
+            raise SettingsError(
+                "The encoder, or a dropout in it, is in training mode, in which it drops out at random: call eval() "
+                "first."
+            )
         if not self._watch.unchanged():
             raise SettingsError(
-                "The encoder has changed since this state was made (weights, modules or active adapters), and what it "
-                "remembers is of the old one. Make a new state from the histories: UserState.of."
+                "The encoder has changed since this state was made (weights, modules, hooks or active adapters), and "
+                "what it remembers is of the old one. Make a new state from the histories: UserState.of."
             )
 
-    def _places(self, users: Users | None, *, once: bool = False) -> Tensor:
-        """Which rows of the columns are meant; raises DataError for users that are not there, or there twice."""
+    def _places(self, users: Numbers | None, *, once: bool = False) -> Tensor:
+        """Which rows of the columns are meant."""
         if users is None:
             return self._columns.all
-        places = users if isinstance(users, Tensor) else torch.as_tensor(users, dtype=None if users else torch.long)
-        if places.dim() != 1 or places.is_floating_point() or places.dtype == torch.bool:
-            raise DataError(f"users must be whole numbers (n,), got {places.dtype} {tuple(places.shape)}.")
-        places = places.long()
-        if len(places):
-            low, high = map(int, places.aminmax())
-            if low < 0 or high >= len(self):
-                wrong = low if low < 0 else high
-                raise DataError(f"users names user {wrong}, but this state holds the users 0 to {len(self) - 1}.")
-            if once and len(places) > 1 and len(places.unique()) < len(places):
-                raise DataError("users names a user twice. Take each once, and further events in calls of their own.")
-        return places.to(self._increment.device)
-
-
-def _base_of(encoder: nn.Module) -> UserEncoder:
-    """The encoder itself, a tuner's layers inside; raises SettingsError for what is none, or changes its input."""
-    if isinstance(encoder, UserEncoder):
-        return encoder
-    model: Any = encoder  # peft's own class is not known here
-    base = model.get_base_model() if hasattr(model, "get_base_model") else None
-    if not isinstance(base, UserEncoder):
-        raise SettingsError(
-            f"A user state needs a UserEncoder or a PeftModel around one, got {type(encoder).__name__}."
-        )
-    if any(config.is_prompt_learning for config in model.peft_config.values()):
-        raise SettingsError("Adapters that put a prompt before the history keep no user state.")
-    return base
-
-
-def _check_items(rows: Tensor, *, vocab_size: int) -> bool:
-    """Whether all of these are items; False where some are PAD. Raises DataError where any is something else."""
-    if rows.dtype not in (torch.long, torch.int32):
-        raise DataError(f"Item rows must be whole numbers (torch.long or torch.int32), got {rows.dtype}.")
-    if not rows.numel():
-        return True
-    low, high = map(int, rows.aminmax())
-    if low >= FIRST_ITEM and high < vocab_size:
-        return True
-    wrong = (rows != PAD) & ((rows < FIRST_ITEM) | (rows >= vocab_size))
-    if bool(wrong.any()):
-        place = wrong.nonzero()[0].tolist()
-        row = int(rows[tuple(place)])
-        what = "which vectors('tcl') reads by itself" if row == TCL else "which is no item"
-        raise DataError(
-            f"User {place[0]} has the vocabulary row {row}, {what}: items have the rows {FIRST_ITEM} to "
-            f"{vocab_size - 1}, and {PAD} stands for no event."
-        )
-    return False
+        return places_of(users, count=len(self), once=once).to(self._increment.device)

@@ -110,7 +110,8 @@ def _probe(base: UserEncoder, *, domains: bool) -> Tensor:
     rows = FIRST_ITEM + torch.arange(users * length).mul(40_503).remainder(items).view(users, length)
     rows[::2, -1] = TCL
     domain_ids = torch.arange(users, device=base.device) - 1 if domains else None
-    return base(input_ids=rows.to(base.device), domain_ids=domain_ids).last_hidden_state[:, -1].cpu()
+    with torch.autocast(base.device.type, enabled=False):  # as states are computed
+        return base(input_ids=rows.to(base.device), domain_ids=domain_ids).last_hidden_state[:, -1].cpu()
 
 
 def _same(found: Tensor, wanted: Tensor) -> bool:

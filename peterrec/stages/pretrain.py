@@ -20,6 +20,7 @@ from peterrec.training.loop import train
 from peterrec.training.pretraining import NextItemProgram, ObjectiveSettings, PretrainingSettings
 from peterrec.training.processes import join
 from peterrec.training.progress import Mode, Progress
+from peterrec.training.settings import PLACING
 from peterrec.training.tracking import Mode as TrackerMode
 from peterrec.training.tracking import Tracker, open_tracker
 
@@ -65,11 +66,14 @@ def run(
             "fingerprint": prepared.fingerprint,
         },
     }
-    with output_folder(Path(output), stage="pretrain", overwrite=overwrite, resume=resolved) as folder:
+    placing = [f"training.{name}" for name in PLACING]
+    with output_folder(
+        Path(output), stage="pretrain", overwrite=overwrite, resume=resolved, may_differ=placing
+    ) as folder:
         program = _program(prepared, settings)
-        encoder = program.model
+        encoder, choices = program.model, program.plan()
         shown = Progress(progress, title="pretraining")
-        for line in program.plan():
+        for line in choices:
             shown.note(line)
         tracker = open_tracker(
             wandb,
@@ -105,6 +109,9 @@ def run(
                     "steps": result.steps,
                     "seconds": result.seconds,
                     "targets_per_second": result.targets_per_second,
+                    "choices": choices,
+                    "processes": processes.count,
+                    "device": device.type,
                 },
             }
             with folder.files() as temporary:

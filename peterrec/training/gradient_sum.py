@@ -27,11 +27,6 @@ def kind_of(parameter: Tensor) -> int:
     return len(found.rows)
 
 
-def is_distributed(parameter: Tensor) -> bool:
-    """Whether it is one of torch's distributed tensors, whose gradients are those of all processes already."""
-    return hasattr(parameter, "full_tensor")
-
-
 def sum_dense(parameters: Sequence[Tensor], *, loss: Tensor, group: "dist.ProcessGroup | None") -> None:
     """Sums dense gradients and `loss` `()` over all processes; who has no gradient adds zeros.
 

@@ -2,11 +2,15 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from peterrec.errors import PeterrecError
+from peterrec.training.launcher import launched
+
+ECHO = 2.0  # seconds
 
 
 class InterruptedRun(PeterrecError):
@@ -18,12 +22,15 @@ class InterruptedRun(PeterrecError):
 class Interrupts:
     """Notes a signal instead of dying from it.
 
-    The second one, or one within `immediate`, is a KeyboardInterrupt.
+    The second one, or one within `immediate`, is a KeyboardInterrupt. Under a launcher, what follows the first one
+    within `ECHO` is the same one again: a signal to the whole group reaches each process, and launchers pass it on.
     """
 
     def __init__(self, *, notify: Callable[[str], None]) -> None:
         self.pending = False
         self._immediate = False
+        self._echoes = launched()
+        self._first = -ECHO
         self._notify = notify
 
     @contextmanager
@@ -49,6 +56,11 @@ class Interrupts:
             self._immediate = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.pending and self._echoes and now < self._first + ECHO:
+            return
+        if not self.pending:
+            self._first = now
         if self.pending or self._immediate:
             self.pending = True
             raise KeyboardInterrupt

@@ -125,8 +125,9 @@ class NextItemProgram:
         self._watched = np.sort(users[: settings.validation_users])
         self._rungs: NDArray[np.int64] | None = None
         if settings.few_shapes:
-            pairs_of = self._windows(0).lengths - 1
-            self._rungs = ladder(pairs_of, longest=int(pairs_of.max(initial=1)))
+            # windows move from epoch to epoch: the longest of all need not be one of epoch 0
+            longest = max(min(encoder.config.max_length, int(train.lengths.max(initial=0)) - 1), 1)
+            self._rungs = ladder(self._windows(0).lengths - 1, longest=longest)
         if not self.steps(0):
             raise DataError("No training history has two events, so there is no next item to learn from.")
 

@@ -17,8 +17,9 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peterrec.encoders.table_shard import TableShard
 from peterrec.errors import PeterrecError, ResourceError
-from peterrec.training.gradient_sum import NO_GRADIENT, is_distributed, kind_of, sum_dense, sum_rows
+from peterrec.training.gradient_sum import NO_GRADIENT, kind_of, sum_dense, sum_rows
 from peterrec.training.launcher import launched
 
 PATIENCE = timedelta(days=1)  # with what the main process does alone; a process that has ended is noticed at once
@@ -100,12 +101,12 @@ class Processes:
         """Sums the gradients of `parameters` and `loss` `()` over all processes, in place; whether any says `stop`.
 
         A process without a gradient adds zeros; a parameter without one in all processes keeps none. Row-sparse
-        gradients stay so, the rows of one process after those of another. Distributed tensors are left out: their
-        gradients are sums already.
+        gradients stay so, the rows of one process after those of another. Sharded tables are left out: their gradients
+        are sums already.
         """
         if self.count == 1:
             return stop
-        own = [p for p in parameters if not is_distributed(p)]
+        own = [p for p in parameters if not isinstance(p, TableShard)]
         kinds = self.meet([stop, *(kind_of(p) for p in own)])
         with self._contact() as group:
             # the sockets serve the CPU, the default group (nccl) the devices
@@ -184,12 +185,13 @@ class Processes:
             raise LostProcessError("The processes of this launch have parted; launch the command again.")
         try:
             yield self._group
-        except torch.OutOfMemoryError:
-            raise
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # this process's own affair
         except RuntimeError as problem:  # what gloo and nccl raise, some of it by this name alone
+            cause = (str(problem).strip() or type(problem).__name__).splitlines()[0]
             raise LostProcessError(
                 f"Process {self.number} of {self.count} lost another one of this launch, which has ended or cannot be "
-                "reached; see what it said, and run the same command to go on from the last checkpoint."
+                f"reached ({cause}); see what it said, and run the same command to go on from the last checkpoint."
             ) from problem
 
 

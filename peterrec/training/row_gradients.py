@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from peterrec.data.vocabulary import PAD
-from peterrec.encoders.table_shard import TableShard
 
 
 class RowGradient(NamedTuple):
@@ -20,28 +19,26 @@ class RowGradient(NamedTuple):
     values: Tensor
 
 
-def summed_rows(gradient: Tensor, *, pad: int | None = PAD) -> RowGradient:
+def summed_rows(gradient: Tensor) -> RowGradient:
     """Sums the duplicate rows of a sparse gradient `(V, D)`; costs nothing that grows with V.
 
-    The gradient of the row `pad` (0, or None where the table has no such row) becomes zero. On the CPU there are as
-    many rows as differ; elsewhere their number stays on the device, so that nothing waits for it, and `pad` stands in
-    the places that are left over. Without `pad` there is nothing to stand there, and the number is waited for.
+    The gradient of row 0, PAD or the spare row of a shard, becomes zero. On the CPU there are as many rows as differ;
+    elsewhere their number stays on the device, so that nothing waits for it, and PAD stands in the places that are
+    left over.
     """
-    assert pad is None or pad == PAD, "PAD is the lowest row"
     rows, values = gradient._indices()[0], gradient._values()
     if not len(rows):
         return RowGradient(rows, values)
     if not gradient.is_coalesced():
         in_order, order = torch.sort(rows, stable=True)
-        if pad is None or rows.device.type == "cpu":
+        if rows.device.type == "cpu":
             rows, counts = torch.unique_consecutive(in_order, return_counts=True)
             starts = counts.cumsum(0).sub_(counts)
         else:
             rows, starts = _distinct(in_order)
         # one pass that gathers and adds; sequential within a row, so the sum has the same bits every time
         values = F.embedding_bag(order, values, starts, mode="sum")
-    if pad is not None:
-        values[:1].mul_((rows[:1] != pad).unsqueeze(1))
+    values[:1].mul_((rows[:1] != PAD).unsqueeze(1))  # the lowest row stands first
     return RowGradient(rows, values)
 
 
@@ -64,8 +61,7 @@ def row_gradient(table: Tensor) -> RowGradient | None:
     if gradient is None:
         return None
     assert gradient.is_sparse, "a table whose rows are looked up got a dense gradient: something reads all of it"
-    has_pad = not isinstance(table, TableShard) or table.first == 0
-    return summed_rows(gradient, pad=PAD if has_pad else None)
+    return summed_rows(gradient)
 
 
 def set_row_gradient(table: Tensor, gradient: RowGradient) -> None:

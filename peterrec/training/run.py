@@ -10,11 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from peterrec.encoders.table_shard import TableShard
 from peterrec.errors import DataError
 from peterrec.training.checkpoint import commit, load_latest
 from peterrec.training.compiled import Compiled, eager
 from peterrec.training.generators import seed_generators
-from peterrec.training.gradient_sum import is_distributed
 from peterrec.training.interrupts import InterruptedRun, Interrupts
 from peterrec.training.optimizer import Updater
 from peterrec.training.processes import Processes
@@ -25,6 +25,7 @@ from peterrec.training.settings import TrainingSettings
 from peterrec.training.sharding import unshard_tables, whole_tables
 from peterrec.training.sharing import share_start
 from peterrec.training.state import TrainingState, pack, restore, snapshot, unpack
+from peterrec.training.table_update import end_row_updates
 
 LOOK_EVERY = 20  # steps between looks at a CUDA device, each of which waits for it
 
@@ -51,11 +52,10 @@ class TrainingRun:
         self.progress = progress
         self.model = program.model.to(self.device)
         # tables whose rows are shared out take all processes to be gathered, for a validation or a checkpoint
-        self.sharded = any(is_distributed(p) for p in self.model.parameters())
+        self.sharded = any(isinstance(p, TableShard) for p in self.model.parameters())
         self.compiled = Compiled(self.model, device=self.device, settings=settings) if settings.compile else None
         self.updater = Updater(self.model, settings=settings, accelerator=accelerator)
-        # mps has no double precision
-        exact = torch.float32 if self.device.type == "mps" else torch.float64
+        exact = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no double precision
         self.loss_sum = torch.zeros((), dtype=exact, device=self.device)
         self.best: dict[str, Tensor] | None = None
         self.state = TrainingState(total=1)
@@ -86,7 +86,7 @@ class TrainingRun:
         self.model.train()
         look_every = LOOK_EVERY if self.device.type == "cuda" else 1
         for batch in steps[state.done :]:
-            loss, stop = self._step(batch, interrupts)
+            loss, stop = self.step(batch, interrupts)
             if state.step % look_every == 0:
                 self.updater.check()
                 self.progress.loss(loss.item())
@@ -127,8 +127,8 @@ class TrainingRun:
         self.loss_sum.zero_()
         return record, best
 
-    def _step(self, batch: Any, interrupts: Interrupts) -> tuple[Tensor, bool]:
-        """The loss of the step, and whether a signal has come, in whichever process."""
+    def step(self, batch: Any, interrupts: Interrupts) -> tuple[Tensor, bool]:
+        """Make one step; its loss `()`, and whether a signal has come, in whichever process."""
         if self.compiled is not None:
             self.compiled.begin_step()
         state, processes = self.state, self.processes
@@ -235,6 +235,7 @@ class TrainingRun:
             restore(self.model, best if self.sharded else self.processes.share_tensors(best))
         if self.sharded:
             unshard_tables(self.model)
+        end_row_updates(self.model)
         self.model.eval()
 
     def close(self) -> None:

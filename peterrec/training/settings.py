@@ -12,6 +12,9 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 TableUpdate = Literal["auto", "dense", "lazy_adam", "rowwise_adagrad"]
 
 
+# Where things stand while training, and not what comes of it: a run goes on with other values of these.
+PLACING = ("shard_tables",)
+
 Moment = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -29,8 +32,9 @@ class TrainingSettings(Settings):
     table_update: TableUpdate = Field(
         "auto",
         description="How item tables are updated. dense: AdamW of all rows. lazy_adam, rowwise_adagrad: only the rows "
-        "that a step looks up, at a cost that does not grow with the catalogue; other updates than the dense one. "
-        "auto: lazy_adam for large tables of which steps look up few rows (a sampled softmax; fine-tuning).",
+        "that a step looks up, at a cost that does not grow with the catalogue; updates of their own: other rows keep "
+        "their moments, and an untied output, which dense decays, does not decay. auto: lazy_adam for large tables of "
+        "which steps look up few rows (a sampled softmax; fine-tuning).",
     )
     warmup: int = Field(50, ge=0, description="Steps in which the learning rate grows linearly from 0.")
     schedule: Schedule = Field(
@@ -51,7 +55,8 @@ class TrainingSettings(Settings):
         0,
         ge=0,
         description="Positions (users × length) computed at a time; the gradients of a batch are summed over such "
-        "pieces. 0: as many as a processor's cache holds, on other devices all.",
+        "pieces. 0: as many as a processor's cache holds, on other devices all. Other numbers switch CUDA graphs off; "
+        "models with batch norms compute a batch whole whatever it says.",
     )
     precision: Precision = Field("auto", description="auto: bf16 on a CUDA device that has it, else fp32.")
     device: Device = Field("auto", description="auto: a CUDA device if there is one, then mps, then cpu.")

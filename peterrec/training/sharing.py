@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from peterrec.encoders.table_shard import TableShard
 from peterrec.errors import SettingsError
 from peterrec.training.checkpoint import Checkpoint
-from peterrec.training.gradient_sum import is_distributed
 from peterrec.training.processes import Processes
 from peterrec.training.settings import TrainingSettings
 from peterrec.training.state import learning_tensors
@@ -35,7 +35,7 @@ def share_start(
     if header["step"] is not None:
         tensors = processes.share_tensors({} if found is None else found.tensors)
         return Checkpoint(header["step"], tensors, header["facts"])
-    own = {name: tensor for name, tensor in learning_tensors(model).items() if not is_distributed(tensor)}
+    own = {name: tensor for name, tensor in learning_tensors(model).items() if not isinstance(tensor, TableShard)}
     shared = processes.share_tensors(own)
     if not processes.main:
         with torch.no_grad():

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from peterrec.errors import RefusedError, SettingsError
+from peterrec.setting_changes import how_to_go_on, setting_changes
 from peterrec.training.checkpoint import Checkpoint
 from peterrec.training.optimizer import Updater
-from peterrec.training.settings import TrainingSettings
+from peterrec.training.settings import PLACING, TrainingSettings
 from peterrec.training.sharding import part, whole
 
 Stopped = Literal["patience", "epochs"]
@@ -94,13 +95,11 @@ def unpack(
 
     Raises `SettingsError` if the checkpoint is of other settings, `RefusedError` if of another model.
     """
-    now = settings.model_dump(mode="json")
-    before = found.facts["settings"]
-    if differing := sorted(k for k in now.keys() | before.keys() if now.get(k) != before.get(k)):
-        listed = ", ".join(f"{k} ({before.get(k)} before, {now.get(k)} now)" for k in differing)
+    changes = setting_changes(found.facts["settings"], settings.model_dump(mode="json"), free=PLACING)
+    if changes:
         raise SettingsError(
-            f"The checkpoints there were made under other settings: {listed}. Use those again to go on, or "
-            "start afresh with --overwrite."
+            f"The checkpoints there were made under other settings: {'; '.join(map(str, changes))}. "
+            f"{how_to_go_on(changes)}, or start afresh with --overwrite."
         )
     kinds: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
     for path, tensor in found.tensors.items():

@@ -52,12 +52,24 @@ def describe_table_update(settings: TrainingSettings, *, rows: int, sampled: boo
 def update_read_rows(encoder: UserEncoder, settings: TrainingSettings) -> str | None:
     """Sets `encoder.sparse_rows` for a training that reads items and scores none, as fine-tuning does.
 
-    A line for the log where the rows are updated one by one; None where the table stands still, is wrapped by a tuner,
-    or is updated densely.
+    A line for the log where the rows are updated one by one, or where the settings ask for that and it cannot be: the
+    table stands still, or is wrapped by a tuner. None where nothing need be said.
     """
-    table = encoder.embed_tokens
+    table, asked = encoder.embed_tokens, settings.table_update not in ("auto", "dense")
     if not isinstance(table, nn.Embedding):
-        return None
+        why = "a tuner wraps the item table, and what it trains there is updated densely"
+        return f'table_update = "{settings.table_update}" changes nothing: {why}.' if asked else None
+    if not table.weight.requires_grad:
+        encoder.sparse_rows = False
+        why = "the item table stands still"
+        return f'table_update = "{settings.table_update}" changes nothing: {why}.' if asked else None
     choice = {"rows": table.num_embeddings, "sampled": True}
-    encoder.sparse_rows = table.weight.requires_grad and row_updates(settings, **choice) is not None
+    encoder.sparse_rows = row_updates(settings, **choice) is not None
     return describe_table_update(settings, **choice) if encoder.sparse_rows else None
+
+
+def end_row_updates(model: nn.Module) -> None:
+    """Makes what encoders in `model` look up have dense gradients again, as before the training."""
+    for module in model.modules():
+        if isinstance(module, UserEncoder):
+            module.sparse_rows = False

@@ -70,7 +70,12 @@ class TunerLayer(nn.Module, BaseTunerLayer):
 
         Raises ValueError where `adapter_names` does not hold one name a row.
         """
-        y = self.run_base(x, *args, domain_ids=domain_ids)
+        return self.run_adapters(x, self.run_base(x, *args, domain_ids=domain_ids), domain_ids, adapter_names)
+
+    def run_adapters(
+        self, x: Tensor, y: Tensor, domain_ids: Tensor | None, adapter_names: Sequence[str] | RowNames | None
+    ) -> Tensor:
+        """The output with all adapters that are meant, from the wrapped module's input `x` and output `y`."""
         if self.disable_adapters or self.merged_adapters:
             return y
         if adapter_names is None:

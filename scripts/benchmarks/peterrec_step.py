@@ -143,4 +143,4 @@ class PeterrecStep:
 
     def train_on(self, step: Step) -> None:
         """What the training loop does with one step."""
-        self._run._step(step, self._interrupts)
+        self._run.step(step, self._interrupts)

@@ -1,6 +1,7 @@
 """One new item a user: updating a remembered state beside encoding the history again."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from benchmarks.peterrec_step import encoder_of
 from benchmarks.stopwatch import take_turns
 from benchmarks.tables import Table
 from benchmarks.workload import Workload
+from peterrec import catalogue
+from peterrec.adaptation import adapt
+from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.readout import read_users
 from peterrec.encoders.user_state import UserState
 
@@ -34,6 +38,39 @@ AGAIN = "peterrec, encoding again"
 PRUNED = "peterrec, encoding again what the last position reads"
 UPDATE = "peterrec, updating the state"
 NAIVE = "naive torch, encoding again"
+ADAPTERS = ("serial", "lora")  # patches around the convolutions, and a tuner inside them
+
+
+def again_by(who: str) -> str:
+    """Which row encodes again what `who` updates or encodes: with the same adapter, if it has one."""
+    adapter = next((name for name in ADAPTERS if who.startswith(f"{name}: ")), None)
+    return AGAIN if adapter is None else f"{adapter}: {AGAIN}"
+
+
+def _update_of(encoder: UserEncoder, history: Tensor, item: Tensor) -> Callable[[], Tensor]:
+    """One more item of everybody, which is remembered each time, and the user vectors then."""
+    state = UserState.of(encoder, history)
+
+    def update() -> Tensor:
+        state.append(item)
+        return state.vectors()
+
+    return update
+
+
+def _adapted_calls(
+    workload: Workload, conditions: Conditions, history: Tensor, after: Tensor, item: Tensor
+) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    for name in ADAPTERS:
+        encoder = encoder_of(workload, readout="last")
+        adapt(encoder, catalogue.adapter(name), readout="last")  # it stands in the encoder itself
+        encoder.to(torch.device(conditions.device)).eval()  # type: ignore[arg-type]
+        yield f"{name}: {AGAIN}", partial(_vectors, encoder, after)
+        yield f"{name}: {UPDATE}", _update_of(encoder, history, item)
+
+
+def _vectors(encoder: UserEncoder, ids: Tensor) -> Tensor:
+    return encoder(ids).user_vector
 
 
 def calls_of(workload: Workload, conditions: Conditions) -> dict[str, Callable[[], Tensor]]:
@@ -45,17 +82,12 @@ def calls_of(workload: Workload, conditions: Conditions) -> dict[str, Callable[[
     history, after = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     item = ids[:, -1].contiguous()
     valid = torch.ones_like(after, dtype=torch.bool)
-    state = UserState.of(encoder, history)
-
-    def update() -> Tensor:
-        state.append(item)
-        return state.vectors()
-
     return {
         NAIVE: lambda: naive(after)[:, -1],
-        AGAIN: lambda: encoder(after).user_vector,
+        AGAIN: partial(_vectors, encoder, after),
         PRUNED: lambda: read_users(encoder, after, valid, readout="last", reach=encoder.reach("last")),
-        UPDATE: update,
+        UPDATE: _update_of(encoder, history, item),
+        **dict(_adapted_calls(workload, conditions, history, after, item)),
     }
 
 
@@ -68,6 +100,7 @@ def run(conditions: Conditions, machine: Machine) -> Iterator[Table]:
         with torch.inference_mode():
             timings = take_turns(calls_of(workload, conditions), conditions)
         for name, timing in timings.items():
+            again = timings[again_by(name)]
             rows.append(
                 {
                     "users": users,
@@ -75,11 +108,14 @@ def run(conditions: Conditions, machine: Machine) -> Iterator[Table]:
                     "who": name,
                     **timing.figures(),
                     "rate": users / timing.median,
-                    "times": timings[AGAIN].median / timing.median,
-                    "times_best": timings[AGAIN].least / timing.least,
+                    "times": again.median / timing.median,
+                    "times_best": again.least / timing.least,
                     "over_naive": timings[NAIVE].median / timing.median,
                 }
             )
-    notes = [f"L = {shape.length}, D = {shape.channels}, {shape.convolutions} convolutions, the last position's state."]
+    notes = [
+        f"L = {shape.length}, D = {shape.channels}, {shape.convolutions} convolutions, the last position's state.",
+        "An adapter's rows are compared with encoding again with the same adapter; its weights are at their start.",
+    ]
     yield Table(TITLE, COLUMNS, rows, notes)
     machine.look("after the updates of users")

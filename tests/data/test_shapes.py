@@ -57,6 +57,11 @@ def test_a_plan_uses_each_window_once_in_a_shape_that_holds_it(lengths, position
         assert np.all(np.diff(lengths[chosen]) <= 0)
 
 
+def test_a_window_that_no_rung_holds_is_not_dropped():
+    with pytest.raises(AssertionError, match="longer than the last rung"):
+        plan_shapes(np.array([3, 9]), rungs=np.array([4, 8]), positions=40, seed=0, epoch=0)
+
+
 def test_plans_change_with_the_epoch_and_repeat_with_the_seed():
     lengths = np.random.default_rng(0).integers(1, 50, 500)
     make = lambda epoch: plan_shapes(lengths, rungs=np.array([20, 50]), positions=400, seed=3, epoch=epoch)  # noqa: E731

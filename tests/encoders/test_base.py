@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from peft import BeftConfig, IA3Config, LNTuningConfig, LoraConfig, PeftConfig, get_peft_model
+from peft import BeftConfig, IA3Config, LNTuningConfig, LoraConfig, PeftConfig, TrainableTokensConfig, get_peft_model
 from torch import nn
 
 from peterrec.encoders import NextItNet, NextItNetConfig
+from peterrec.errors import SettingsError
 from peterrec.tuners import PatchConfig, StarConfig
 
 CONV = ["conv.linear"]
@@ -209,3 +210,35 @@ def test_it_compiles_without_a_graph_break_for_any_length(positions):
     for shape in ((4, 40), (3, 9)):
         ids = left_padded([shape[1]] * shape[0], shape[1])
         torch.testing.assert_close(compiled(ids), encoder(ids, positions=positions).last_hidden_state)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("block", ["plain", "bottleneck"])
+@pytest.mark.parametrize("how", ["hook", "subclass"])
+def test_padding_is_exact_where_a_block_is_not_zero_there(how, block, causal):
+    encoder = make(block=block, causal=causal)
+    first = encoder.blocks[0]
+    if how == "hook":
+        first.register_forward_hook(lambda module, args, output: output + 1)
+    else:
+        kind = type(first)
+        first.__class__ = type("Raised", (kind,), {"forward": lambda self, *a, **k: kind.forward(self, *a, **k) + 1})
+    ids = left_padded([6], 6)
+    wanted = encoder(ids).last_hidden_state
+    for sides in ((5, 0), (0, 5), (2, 3)):
+        padded = torch.nn.functional.pad(ids, sides)
+        found = encoder(padded).last_hidden_state[:, sides[0] : sides[0] + 6]
+        torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-10)
+
+
+def test_a_wrapped_item_table_has_dense_gradients_and_says_so():
+    encoder = make()
+    encoder.sparse_rows = True
+    assert encoder.embed_tokens.sparse
+    encoder.sparse_rows = False
+    config = TrainableTokensConfig(token_indices=[2], target_modules=["embed_tokens"])
+    base = get_peft_model(encoder, config).get_base_model()
+    assert not base.sparse_rows
+    base.sparse_rows = False
+    with pytest.raises(SettingsError, match="embed_tokens is wrapped"):
+        base.sparse_rows = True

@@ -319,6 +319,65 @@ def test_a_second_derivative_is_refused(name):
 
 
 @pytest.mark.parametrize("name", BLOCKS)
+def test_the_modules_may_be_differentiated_twice(name):
+    _, modules = make(name)
+    x = states(2, 5, 8, torch.float64).requires_grad_()
+    direction = 1e-6 * states(2, 5, 8, torch.float64, seed=3)
+
+    def slope(x: Tensor) -> Tensor:
+        return torch.autograd.grad(modules(x).square().sum(), x, create_graph=True)[0]
+
+    (found,) = torch.autograd.grad((slope(x) * direction).sum(), x)
+    wanted = (slope(x + direction) - slope(x - direction)) / 2
+    assert (found - wanted).norm() <= 1e-6 * wanted.norm()
+    modules.fused = True
+    assert all(m.fused for m in modules.modules() if isinstance(m, dilated.DilatedConv))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_dropout_of_everything_leaves_the_input(name):
+    block, modules = make(name, dropout=1.0)
+    x = states(2, 5, 8, torch.float64)
+    found, wanted = run(block.train(), x), run(modules.train(), x)
+    assert torch.equal(found[0], x)
+    assert_same(found, wanted, torch.float64)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_norms_in_single_precision_leave_the_rest_in_half(name, training):
+    for block in (pair := make(name, dtype=torch.float32, dropout=0.3)):
+        block.train(training).to(torch.bfloat16)
+        for module in block.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.float()
+    x, mask = states(4, 20, 8, torch.bfloat16), padding("left", 4, 20, torch.bfloat16)
+    results = []
+    for block in pair:
+        torch.manual_seed(3)
+        results.append(run(block, x, mask))
+    with torch.no_grad():
+        assert pair[0](x * mask, mask).dtype == torch.bfloat16
+    for found, wanted in zip([results[0][0], *results[0][1]], [results[1][0], *results[1][1]], strict=True):
+        assert found.dtype == wanted.dtype
+        assert (found - wanted).norm() <= 0.05 * wanted.norm()
+    assert results[0][0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_hooks_on_all_modules_see_those_inside(name, calls):
+    block, _ = make(name)
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        block(states(2, 5, 8, torch.float64))
+    finally:
+        handle.remove()
+    assert not calls
+    assert {type(module) for module in seen} >= {dilated.TimeMajorLinear, dilated.TimeMajorLayerNorm, nn.ReLU}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
 def test_under_autocast_it_is_as_close_as_the_modules_are(name):
     block, modules = make(name, dtype=torch.float32)
     x, mask = states(4, 20, 8, torch.float32), padding("left", 4, 20, torch.float32)

@@ -1,5 +1,6 @@
 """User states against the full encode of each prefix, for every kind of block and every adapter of the catalogue."""
 
+import numpy as np
 import pytest
 import torch
 from peft import LNTuningConfig, LoraConfig, get_peft_model
@@ -14,6 +15,7 @@ from peterrec.encoders.block_steps import BareBottleneckStep, BarePlainStep, Who
 from peterrec.encoders.readout import read_out, valid_positions
 from peterrec.encoders.user_state import UserState
 from peterrec.errors import DataError, RefusedError, SettingsError
+from peterrec.model import TaskModel
 from peterrec.settings import validate
 from peterrec.tuners import PatchConfig
 
@@ -132,11 +134,43 @@ def test_a_block_that_is_wrapped_as_a_whole_is_exact(block):
     check_prefixes(model, tolerance=1e-10)
 
 
-def test_a_hook_inside_a_block_is_heard():
-    encoder = make()
-    encoder.blocks[1].unit2.norm.register_forward_hook(lambda module, args, output: output * 0.5)
-    assert (full(encoder, histories(), "last") - full(make(), histories(), "last")).abs().max() > 1e-2
-    check_prefixes(encoder, tolerance=1e-10)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_hook_on_any_module_is_heard(block):
+    fresh = make(block=block, dilations=(1, 2))
+    wanted = full(fresh, histories(), "last")
+    for name, _ in fresh.named_modules():
+        if name in ("", "blocks"):  # the first is refused, the second is never called
+            continue
+        encoder = make(block=block, dilations=(1, 2))
+        encoder.get_submodule(name).register_forward_hook(lambda module, args, output: output.sin() + 0.3)
+        assert (full(encoder, histories(), "last") - wanted).abs().max() > 1e-3, name
+        ids = histories(length=14)
+        state = UserState.of(encoder, ids[:, :11])
+        for position in range(11, 14):
+            state.append(ids[:, position])
+        torch.testing.assert_close(state.vectors("last"), full(encoder, ids, "last"), rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("place", ["encoder", "model"])
+@pytest.mark.parametrize("way", ["hook", "forward"])
+def test_what_is_hung_on_the_encoder_as_a_whole_is_refused(way, place):
+    model = adapted("lora", make())
+    module = model if place == "model" else model.get_base_model()
+    if way == "hook":
+        module.register_forward_hook(lambda *_: None)
+    else:
+        module.forward = module.forward
+    with pytest.raises(SettingsError, match="a hook or a replaced forward"):
+        UserState.empty(model, users=1)
+
+
+def test_a_dropout_in_training_mode_is_refused():
+    encoder = make(dropout=0.2)
+    state = UserState.of(encoder, histories())
+    encoder.blocks[1].dropout.train()
+    for use in (lambda: state.vectors("last"), lambda: UserState.empty(encoder, users=1)):
+        with pytest.raises(SettingsError, match="eval"):
+            use()
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -276,13 +310,43 @@ def test_vectors_may_be_trained_on_and_are_nobody_elses():
         assert state.vectors(readout).abs().sum() > 0
 
 
-def test_autocast_makes_no_difference():
-    state = UserState.of(make(double=False), histories())
-    wanted = state.vectors("tcl")
+def test_autocast_makes_no_difference(tmp_path):
+    path, items = tmp_path / "state.safetensors", torch.tensor([3, 4, 5, 6])
+    state, other = (UserState.of(make(double=False), histories()) for _ in range(2))
+    state.append(items)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        state.append(torch.tensor([PAD, PAD, PAD, PAD]))
-        assert torch.equal(UserState.of(state.encoder, histories()).vectors("tcl"), wanted)
-        assert torch.equal(state.vectors("tcl"), wanted)
+        assert torch.equal(UserState.of(other.encoder, histories()).vectors("tcl"), other.vectors("tcl"))
+        other.append(items)
+        assert torch.equal(other.vectors("tcl"), state.vectors("tcl"))
+        other.save(path)
+    UserState.load(path, make(double=False))
+    state.save(path)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(UserState.load(path, make(double=False)).vectors("tcl"), state.vectors("tcl"))
+
+
+@pytest.mark.parametrize("inference", [True, False])
+def test_users_change_places_in_their_own_state(inference):
+    with torch.inference_mode(inference):
+        state = UserState.of(make(), histories())
+    before = state.vectors("tcl")
+    state.put([1, 0, 3, 2], state)
+    assert torch.equal(state.vectors("tcl"), before[[1, 0, 3, 2]])
+
+
+def test_items_and_users_come_as_arrays_and_lists():
+    ids = histories()
+    wanted = UserState.of(make(), ids)
+    wanted.append(torch.tensor([3, 4]), users=torch.tensor([2, 0]))
+    given = ids.numpy().astype("uint16")
+    given.flags.writeable = False
+    for whole, items, users in ((given, given[0, :2] * 0 + (3, 4), np.array([2, 0])), (ids.tolist(), [3, 4], [2, 0])):
+        state = UserState.of(make(), whole)
+        state.append(items, users=users)
+        assert torch.equal(state.vectors("last"), wanted.vectors("last"))
+    for wrong in ([[3], [3, 4]], "items", [[0.5]]):
+        with pytest.raises(DataError, match="whole numbers"):
+            UserState.of(make(), wrong)
 
 
 def test_two_sided_encoders_are_refused():
@@ -293,6 +357,8 @@ def test_two_sided_encoders_are_refused():
 def test_only_encoders_have_a_state():
     with pytest.raises(SettingsError, match="UserEncoder"):
         UserState.empty(nn.Linear(2, 2), users=1)
+    with pytest.raises(SettingsError, match=r"Of this TaskModel give model\.encoder"):
+        UserState.empty(TaskModel(make(), nn.Linear(16, 2), readout="last"), users=1)
 
 
 def change_weight(model):
@@ -308,6 +374,8 @@ CHANGES = {
     "wrapped": lambda model: model.unload(),
     "added": lambda model: model.add_adapter("third", PatchConfig(bottleneck=2, placement="serial_block")),
     "training": lambda model: model.train(),
+    "hooked": lambda model: model.get_base_model().blocks[1].unit1.norm.register_forward_hook(lambda *_: None),
+    "replaced": lambda model: setattr(model.get_base_model().blocks[1], "forward", lambda *_: None),
 }
 
 
@@ -378,6 +446,15 @@ def test_wrong_calls_say_what_is_wrong():
         state.put([0], UserState.empty(encoder, users=2))
     state.append(torch.zeros(0, dtype=torch.long), users=[])
     assert state.vectors(users=[]).shape == (0, 16)
+
+
+def test_another_scale_of_an_adapter_is_noticed():
+    model = adapted("lora", make())
+    state = UserState.of(model, histories())
+    layer = next(module for module in model.modules() if hasattr(module, "set_scale"))
+    layer.set_scale("default", 3.0)
+    with pytest.raises(SettingsError, match="has changed"):
+        state.vectors("last")
 
 
 def saved(model: nn.Module, path, **options) -> UserState:

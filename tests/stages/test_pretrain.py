@@ -1,5 +1,7 @@
 """Resuming asks for the same data, and the tracker gets time for its artifact."""
 
+import json
+
 import pyarrow as pa
 import pytest
 
@@ -37,8 +39,18 @@ def test_other_data_are_refused_on_resume(small_settings, tmp_path, monkeypatch)
     with pytest.raises(SettingsError, match=r"interrupted under other settings: data\.fingerprint"):
         pretrain.run(tmp_path / "data", output=tmp_path / "run", settings=small_settings, progress="silent")
     prepared(tmp_path / "data", range(9))
-    pretrain.run(tmp_path / "data", output=tmp_path / "run", settings=small_settings, progress="silent")
-    assert (tmp_path / "run" / "run.json").is_file()
+    note = tmp_path / "run" / "unfinished.json"
+    before = json.loads(note.read_text())
+    before["settings"]["training"]["shard_tables"] = True  # where rows stood says nothing of what was learnt
+    note.write_text(json.dumps(before))
+    told = pretrain.run(tmp_path / "data", output=tmp_path / "run", settings=small_settings, progress="silent")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["settings"]["training"]["shard_tables"] is False
+    assert told["training"]["processes"] == 1
+    assert told["training"]["device"] == "cpu"
+    softmax, update = told["training"]["choices"]
+    assert softmax.startswith("Softmax over 13 rows: exact")
+    assert update.startswith("Item table of 13 rows: dense AdamW")
 
 
 def test_the_tracker_gets_time_for_the_artifact(small_settings, prepared_folder, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from torch import nn
 
 from peterrec.errors import DataError, DivergedError, RefusedError, SettingsError
 from peterrec.training import optimizer
+from peterrec.training.checkpoint import commit, load_latest
 from peterrec.training.generators import own_generators, seed_generators
 from peterrec.training.loop import InterruptedRun, TrainingResult, TrainingSettings, train
 from peterrec.training.progress import Progress
@@ -430,6 +431,15 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     run(Regression(), SETTINGS.model_copy(update={"epochs": 1}), checkpoints=tmp_path)
     with pytest.raises(SettingsError, match=r"epochs \(1 before, 4 now\)"):
         run(Regression(), checkpoints=tmp_path)
+    found = load_latest(tmp_path)
+    assert found is not None
+    del found.facts["settings"]["table_update"]
+    commit(tmp_path, step=found.step, tensors=found.tensors, facts=found.facts)
+    with pytest.raises(SettingsError, match=r"table_update \(no such setting before, .*another version of peterrec"):
+        run(Regression(), SETTINGS.model_copy(update={"epochs": 1}), checkpoints=tmp_path)
+    found.facts["settings"] |= {"table_update": SETTINGS.table_update, "shard_tables": True}
+    commit(tmp_path, step=found.step, tensors=found.tensors, facts=found.facts)
+    run(Regression(), SETTINGS.model_copy(update={"epochs": 1}), checkpoints=tmp_path)  # where tables stand is free
     other = Regression()
     other.model.out = nn.Linear(8, 1, bias=False)
     with pytest.raises(RefusedError, match="another model"):

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from peterrec.training.processes import Processes
+from peterrec.training.processes import LostProcessError, Processes
 
 WORK = Path(__file__).with_name("launched_trainings.py")
 spec = importlib.util.spec_from_file_location("launched_trainings", WORK)
@@ -188,7 +188,30 @@ def test_an_error_of_the_main_process_ends_the_launch_and_is_said_once(place) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", [0, 1])
+def test_accelerate_launches_as_many(tmp_path) -> None:
+    told = tmp_path / "told.py"
+    told.write_text(
+        "import sys; from pathlib import Path; import torch.distributed as dist\n"
+        "from peterrec.training.processes import join\n"
+        "processes = join()\n"
+        "met = processes.meet([processes.number]).tolist()\n"
+        "text = f'{dist.get_world_size()} {processes.count} {met}'\n"
+        "Path(sys.argv[1], str(processes.number)).write_text(text)\n",
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(work.pretrain.__file__).parents[2])}
+    options = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *options, "--num_processes", "2"]
+    port = ["--main_process_port", "0"]
+    done = subprocess.run(
+        [*launcher, *port, str(told), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [(tmp_path / number).read_text() for number in "01"] == ["2 2 [[0], [1]]"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1, "all"])
 def test_a_signal_from_the_launcher_leaves_a_run_that_goes_on(which, place, tmp_path) -> None:
     output, settings = tmp_path / "run", [word for one in work.PRETRAINING for word in ("--set", one)]
     command = ["pretrain", place / "prepared", "-o", output, *settings, "--set", "training.epochs=400"]
@@ -200,6 +223,10 @@ def test_a_signal_from_the_launcher_leaves_a_run_that_goes_on(which, place, tmp_
         time.sleep(0.2)
     if which == 0:
         process.send_signal(signal.SIGTERM)  # the launcher tells all
+    elif which == "all":
+        children = [_child(process.pid, number=number) for number in (0, 1)]
+        for one in (*children, process.pid):  # told directly, and by the launcher once more
+            os.kill(one, signal.SIGINT)
     else:
         os.kill(_child(process.pid, number=1), signal.SIGINT)
     said, _ = process.communicate(timeout=100)
@@ -216,6 +243,22 @@ def _child(launcher: int, *, number: int) -> int:
             if f"\0RANK={number}\0" in Path(f"/proc/{child}/environ").read_text():
                 return int(child)
     raise AssertionError("no such process")
+
+
+def test_what_went_wrong_stands_beside_what_it_probably_means(monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise problem
+
+    processes = Processes()
+    processes.count, processes._group = 2, object()  # type: ignore[assignment]  # it is handed on alone
+    monkeypatch.setattr(processes, "meet", lambda numbers=(): np.array([list(numbers)] * 2))
+    monkeypatch.setattr("peterrec.training.processes.sum_dense", fail)
+    problem: Exception = RuntimeError("boom in the exchange\nC++ frames")
+    with pytest.raises(LostProcessError, match=r"cannot be reached \(boom in the exchange\); see"):
+        processes.sum_gradients([torch.nn.Parameter(torch.ones(2))], loss=torch.tensor(1.0), stop=False)
+    problem = torch.AcceleratorError("device-side assert")
+    with pytest.raises(torch.AcceleratorError, match="device-side"):
+        processes.sum_gradients([torch.nn.Parameter(torch.ones(2))], loss=torch.tensor(1.0), stop=False)
 
 
 def test_alone_nothing_changes() -> None:

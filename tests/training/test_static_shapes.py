@@ -126,3 +126,19 @@ def test_processes_and_pieces_do_not_change_a_step(histories, parts, micro_batch
         assert sum(len(piece.row) for piece in pieces) == len(step.row)
         shapes |= {(step.shape, tuple(cut.batch(piece).inputs.shape)) for piece in pieces}
     assert len(shapes) == len({shape for shape, _ in shapes})  # one for all pieces of a shape
+
+
+def test_windows_that_epoch_0_does_not_cut_are_trained_too(tmp_path):
+    """Of one long history each epoch cuts other windows: those of epoch 0 are none of them the longest there may be."""
+    lengths = np.array([LENGTH + 4] + [9] * 60)
+    with SequenceWriter(tmp_path / "histories", targets=True) as writer:
+        flat = np.random.default_rng(0).integers(3, 3 + ITEMS, lengths.sum()).astype(np.int32)
+        names = pa.array([f"u{i}" for i in range(len(lengths))])
+        writer.write(names, flat, lengths, np.full(len(lengths), 3, dtype=np.int32))
+    short_at_first = 0
+    for seed in range(12):
+        made = program(Sequences(tmp_path / "histories"), tcl_rate=0.0, static_shapes=True, seed=seed)
+        short_at_first += made._windows(0).lengths.max() <= LENGTH
+        found = [sum(made.num_targets(step) for step in made.steps(epoch)) for epoch in range(20)]
+        assert found == [int((lengths - 1).sum())] * 20
+    assert short_at_first  # or the case does not come up

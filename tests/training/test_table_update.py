@@ -9,13 +9,18 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
+from peterrec.data.prepared import open_prepared
 from peterrec.encoders import NextItNet, NextItNetConfig
 from peterrec.errors import SettingsError
 from peterrec.heads.classification import ClassificationHead
 from peterrec.model import TaskModel
+from peterrec.training.loop import train
 from peterrec.training.optimizer import Updater
+from peterrec.training.pretraining import NextItemProgram, ObjectiveSettings, PretrainingSettings
+from peterrec.training.progress import Progress
 from peterrec.training.settings import TrainingSettings
 from peterrec.training.table_update import MOST_DENSE_ROWS, describe_table_update, row_updates, update_read_rows
+from peterrec.training.tracking import Tracker
 
 torch.set_num_threads(1)
 LARGE = MOST_DENSE_ROWS + 1
@@ -59,9 +64,22 @@ def test_fine_tuning_reads_rows_and_scores_none(frozen, asked):
     encoder.requires_grad_(not frozen)
     told = update_read_rows(encoder, settings(table_update=asked))
     assert encoder.sparse_rows == (asked == "lazy_adam" and not frozen)
-    assert (told is not None) == encoder.sparse_rows
-    if told:
+    if asked != "lazy_adam":
+        assert told is None
+    elif frozen:
+        assert told == 'table_update = "lazy_adam" changes nothing: the item table stands still.'
+    else:
         assert told.startswith("Item table of 50 rows: lazy Adam")
+
+
+@pytest.mark.parametrize("asked", ["auto", "dense", "rowwise_adagrad"])
+def test_a_wrapped_table_is_updated_densely_and_who_asked_for_more_is_told(asked):
+    encoder = NextItNet(NextItNetConfig(vocab_size=50, hidden_size=4, dilations=(1, 2)))
+    encoder.embed_tokens = nn.Sequential(encoder.embed_tokens)
+    told = update_read_rows(encoder, settings(table_update=asked))
+    assert (told is not None) == (asked == "rowwise_adagrad")
+    if told:
+        assert "a tuner wraps the item table" in told
 
 
 def test_full_fine_tuning_moves_the_rows_of_its_users_alone():
@@ -78,6 +96,23 @@ def test_full_fine_tuning_moves_the_rows_of_its_users_alone():
         updater.update(loss.detach(), step=step, rate=0.01)
     moved = (encoder.embed_tokens.weight != before).any(1).nonzero()[:, 0]
     assert moved.tolist() == [4, 9, 30]
+
+
+@pytest.mark.parametrize("update", ["lazy_adam", "dense"])
+def test_the_encoder_is_given_back_with_dense_gradients(prepared_folder, update):
+    prepared = open_prepared(prepared_folder)
+    config = NextItNetConfig(vocab_size=len(prepared.vocabulary), hidden_size=4, dilations=(1, 2), max_length=20)
+    given = PretrainingSettings(device="cpu", epochs=1, table_update=update, positions=2000, validation_users=5)
+    program = NextItemProgram(
+        NextItNet(config),
+        train=prepared.sequences("train"),
+        validation=prepared.sequences("validation"),
+        objective=ObjectiveSettings(softmax="sampled", negatives=20),
+        settings=given,
+    )
+    assert program.model.sparse_rows == (update == "lazy_adam")
+    train(program, given, checkpoints=None, tracker=Tracker(), progress=Progress("silent"))
+    assert not program.model.sparse_rows
 
 
 ITEMS, CLASSES, CHANNELS = 600, 12, 12

@@ -1,10 +1,13 @@
 """A module of a block with patches behind it or beside it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from peterrec.encoders.dilated import TimeMajorLinear
-from peterrec.tuners.layer import TunerLayer
+from peterrec.encoders.dilated import TimeMajorLinear, trailing
+from peterrec.encoders.positionwise import Positionwise
+from peterrec.tuners.layer import RowNames, TunerLayer
 from peterrec.tuners.patch.config import PatchConfig
 from peterrec.tuners.patch.placement import PLACEMENTS
 
@@ -15,11 +18,12 @@ MERGE_REFUSED = (
 UNMERGE_REFUSED = "A patch is never merged, so there is nothing to unmerge."
 
 
-class PatchLayer(TunerLayer):
+class PatchLayer(TunerLayer, Positionwise):
     """Wraps a module of width D, `y = module(x)`, and adds each active patch in turn.
 
     A serial patch maps y to `y + P(y)`, a parallel one to `y + P(x)`, or with its shortcut `y + x + P(x)`, where
-    `P(x) = Up(activation(Down(x)))`. `Up` starts at zero.
+    `P(x) = Up(activation(Down(x)))`. `Up` starts at zero. A patch maps each position by itself, so where the last few
+    are asked for, the others are left out of the module's work and of the patches'.
     """
 
     adapter_layer_names = ("peterrec_patch_down", "peterrec_patch_up")
@@ -61,6 +65,26 @@ class PatchLayer(TunerLayer):
 
     def holds(self, adapter_name: str) -> bool:
         return adapter_name in self.peterrec_patch_down
+
+    def forward(
+        self,
+        x: Tensor,
+        *args: Tensor | None,
+        domain_ids: Tensor | None = None,
+        positions: int | None = None,
+        adapter_names: Sequence[str] | RowNames | None = None,
+    ) -> Tensor:
+        """Maps `(B, L, D)` to `(B, L, D)`, or to the last `positions` of it.
+
+        Raises ValueError where `adapter_names` does not hold one name a row.
+        """
+        if positions is None or positions >= x.shape[1]:
+            return super().forward(x, *args, domain_ids=domain_ids, adapter_names=adapter_names)
+        y = trailing(self.base_layer, x, *args, domain_ids=domain_ids, positions=positions)
+        return self.run_adapters(x[:, -positions:], y, domain_ids, adapter_names)
+
+    def finish(self, x: Tensor, y: Tensor, domain_ids: Tensor | None) -> Tensor:
+        return self.run_adapters(x, y, domain_ids, None)
 
     def run_base(self, x: Tensor, *args: Tensor | None, domain_ids: Tensor | None) -> Tensor:
         if isinstance(self.base_layer, nn.ReLU):  # the one patched module that knows of no domains
