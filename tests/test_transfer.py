@@ -110,7 +110,7 @@ def test_head_only_trains_on_vectors_that_are_computed_once(encoder_folder, prep
     forward = encoder_class.forward
     monkeypatch.setattr(encoder_class, "forward", lambda self, *a, **k: calls.append(1) or forward(self, *a, **k))
     fitted(adapter("none"), encoder_folder, prepared_folder)
-    assert len(calls) == 3, "training, validation and test users, one batch each, whatever the number of epochs"
+    assert len(calls) == 4, "two batches of training users, one of validation and test users, whatever the epochs"
 
 
 def test_validation_users_of_one_class_are_refused_before_training(encoder_folder, prepared_folder):

@@ -54,7 +54,7 @@ def test_a_step_in_bf16_is_close_to_one_in_float32(block, causal):
         assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
         off[fused] = {name: distance(gradient, wanted_gradients[name]) for name, gradient in gradients.items()}
     for name, ours in off[True].items():
-        assert ours < max(2.5 * off[False][name], 0.04), name  # its taps are rounded one by one
+        assert ours < max(4 * off[False][name], 0.04), name  # its taps are rounded one by one
         assert ours < 0.3, name  # a norm's gradient sums up much that cancels
 
 

@@ -108,8 +108,11 @@ class Case:
         """All domains, unsorted, and one that is unknown; none where there is one domain, which is then meant."""
         return torch.tensor([2, 0, -1, 1]).repeat(rows)[:rows] if self.domains > 1 else None
 
-    def encoder(self, block: str = "plain", *, causal: bool = True, vocab: int = 53) -> NextItNet:
-        """The same weights at every call, norms and biases away from their trivial start."""
+    def encoder(self, block: str = "plain", *, causal: bool = True, vocab: int = 53, fused: bool = False) -> NextItNet:
+        """The same weights at every call, norms and biases away from their trivial start.
+
+        Not `fused`, so that with and without an adapter sums are made in one order and may be compared to the bit.
+        """
         shape = NextItNetConfig(vocab_size=vocab, hidden_size=WIDTH, dilations=(1, 2, 4, 8), block=block, causal=causal)
         encoder = NextItNet(shape).eval()
         generator = torch.Generator().manual_seed(7)
@@ -117,6 +120,8 @@ class Case:
             for name, parameter in encoder.named_parameters():
                 centre = 1.0 if name.endswith("norm.weight") else 0.0
                 parameter.copy_(centre + 0.3 * torch.randn(parameter.shape, generator=generator))
+        for each in encoder.blocks:
+            each.fused = fused
         return encoder
 
     def task(self) -> TaskModel:

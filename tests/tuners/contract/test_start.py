@@ -11,7 +11,7 @@ BLOCKS = ["plain", "bottleneck"]
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_it_starts_as_the_frozen_encoder(case, block, mode):
-    encoder, ids = case.encoder(block), case.ids()
+    encoder, ids = case.encoder(block, fused=True), case.ids()
     before = case.hidden(encoder, ids)
     gathered = hidden_from_gathered_taps(case, encoder, ids)
     model = case.wrap(encoder).train(mode == "train")

@@ -193,9 +193,12 @@ def test_a_bfloat16_encoder_keeps_its_adapter_in_float32(make, ids, placement):
 
 @pytest.mark.parametrize("placement", PLACES)
 def test_under_autocast_it_starts_as_the_frozen_encoder(make, ids, placement):
+    frozen, adapted = make(), make()
+    for block in (*frozen.blocks, *adapted.blocks):
+        block.fused = False  # in low precision it rounds elsewhere
     with torch.autocast("cpu", torch.bfloat16):
-        wanted = make()(ids).last_hidden_state
-        model = get_peft_model(make(), PatchConfig(placement=placement, bottleneck=2, train_norms=True)).eval()
+        wanted = frozen(ids).last_hidden_state
+        model = get_peft_model(adapted, PatchConfig(placement=placement, bottleneck=2, train_norms=True)).eval()
         hidden = model(ids).last_hidden_state
     assert hidden.dtype == wanted.dtype
     assert torch.equal(hidden, wanted)
