@@ -93,10 +93,6 @@ class TableShard(nn.Parameter):
         own = whole[self.first : self.first + len(self) - 1]
         return torch.cat([torch.zeros_like(whole[:1]), own])
 
-    def full_tensor(self) -> Tensor:
-        """`whole`, by the name that it has among distributed tensors."""
-        return self.whole()
-
 
 @torch.compiler.disable
 def _exchange(shard: TableShard, ids: Tensor, *, sparse: bool, padding_idx: int | None) -> Tensor:
