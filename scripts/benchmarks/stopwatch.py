@@ -53,7 +53,10 @@ def seconds_of(call: Callable[[], object], conditions: Conditions) -> float:
 
 
 def take_turns(calls: Mapping[Name, Callable[[], object]], conditions: Conditions) -> dict[Name, Timing]:
-    """Each call once to warm up, then rounds of one call each until the budget is spent."""
+    """Each call once to warm up, then rounds until the budget is spent; in each, every call twice, the second one timed.
+
+    A step of training follows one of its own kind, not one of a rival that has filled the caches and the allocator.
+    """
     for call in calls.values():
         call()
     conditions.wait()
@@ -63,6 +66,7 @@ def take_turns(calls: Mapping[Name, Callable[[], object]], conditions: Condition
     rounds = 0
     while rounds < conditions.least or (rounds < MOST and time.perf_counter() - began < conditions.budget):
         for name, call in calls.items():
+            call()
             found[name].seconds.append(seconds_of(call, conditions))
         rounds += 1
     return found
