@@ -1,6 +1,7 @@
 """From an adapter recipe to a task model: which weights of the encoder stay frozen, and which tuner goes around it."""
 
 import warnings
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,8 +9,11 @@ from torch import nn
 
 from peterrec.adapter_recipe import DEFAULT_RANK, AdapterRecipe, Blocks, PeftRecipe
 from peterrec.catalogue import TaskRecipe
+from peterrec.data.reading import WHOLE
 from peterrec.data.vocabulary import TCL
 from peterrec.encoders.base import UserEncoder
+from peterrec.encoders.readout import TCL_BEHIND, Readout
+from peterrec.encoders.user_reading import reading_of
 from peterrec.errors import SettingsError
 from peterrec.heads.classification import ClassificationHead
 from peterrec.model import TaskModel
@@ -37,24 +41,77 @@ def build(
 ) -> TaskModel:
     """A task model on `encoder`, with the adapter's tuner around it and everything else frozen as the adapter says.
 
-    The adapter's readout, where it names one, takes the place of the task's. Raises what `adapt` raises, and
-    SettingsError for an adapter with several domains: a task gives its users none.
+    The adapter's readout, where it names one, takes the place of the task's; where it is the encoder's, it starts as
+    a copy of what that learned. What the readout does not read is frozen. Raises what `adapt` raises, and SettingsError
+    for an adapter with several domains (a task gives its users none), for a readout that does not fit the encoder, and
+    where the readout reads nothing that the adapter trains.
     """
     if adapter.star is not None and adapter.star.domains > 1:
         raise SettingsError(
             f"adapter {adapter.name}: star.domains = {adapter.star.domains}, but a task names no domain of its users. "
             "Set star.domains = 1; several domains work in Python, with adapt() and domain_ids at each call."
         )
-    readout = adapter.readout or task.readout
+    reader = _reader(encoder, adapter=adapter, task=task)
     head = ClassificationHead(
-        encoder.config.hidden_size, num_classes, hidden=task.head.hidden, dropout=task.head.dropout
+        encoder.config.hidden_size,
+        num_classes,
+        hidden=task.head.hidden,
+        dropout=task.head.dropout,
+        common_scale=task.head.fit == "newton",
     )
-    model = TaskModel(encoder, head, readout=readout, class_weights=class_weights)
-    if adapter.tuner == "full":
-        return model
-    model.freeze_encoder()
-    model.encoder = adapt(encoder, adapter, readout=readout)
+    window = task.window if adapter.window is None else adapter.window
+    model = TaskModel(encoder, head, readout=reader, window=window, class_weights=class_weights)
+    reading_of(encoder, reader, max_length=WHOLE, window=window)  # what does not fit the encoder is refused here
+    if adapter.tuner != "full":
+        model.freeze_encoder()
+        model.encoder = adapt(encoder, adapter, readout=reader.kind)
+    encoder.reader.requires_grad_(False)  # the task has a reader of its own
+    _freeze_unread(encoder, reader, model=model, adapter=adapter)
     return model
+
+
+def history_length(adapter: AdapterRecipe, task: TaskRecipe) -> int:
+    """How many of the last events of a history are read at most; `WHOLE` for all."""
+    length = task.max_length if adapter.max_length is None else adapter.max_length
+    return WHOLE if length == "all" else length
+
+
+def _reader(encoder: UserEncoder, *, adapter: AdapterRecipe, task: TaskRecipe) -> Readout:
+    """The readout of a task: a copy of the encoder's own where the recipes ask for the same, else a fresh one."""
+    recipe = task if adapter.readout is None else adapter
+    kind, own = recipe.readout, encoder.reader
+    assert kind is not None
+    layers, item_weights = recipe.layers or (-1,), bool(recipe.item_weights)
+    if kind == "encoder" or own.is_like(kind, layers=layers, item_weights=item_weights):
+        reader = deepcopy(own)
+    else:
+        config = encoder.config
+        reader = Readout(
+            kind,
+            channels=config.hidden_size,
+            depth=len(encoder.blocks),
+            layers=layers,
+            item_weights=item_weights,
+            vocab_size=config.vocab_size,
+        ).to(encoder.dtype)
+    return reader.requires_grad_(task.train_readout if adapter.train_readout is None else adapter.train_readout)
+
+
+def _freeze_unread(encoder: UserEncoder, reader: Readout, *, model: TaskModel, adapter: AdapterRecipe) -> None:
+    """Freezes the blocks above all layers that are read, adapters in them included.
+
+    Raises SettingsError where nothing that the adapter trains would be left.
+    """
+    trained = any(parameter.requires_grad for parameter in model.encoder.parameters())
+    top = max(reader.layers)
+    for block in encoder.blocks[top:]:
+        block.requires_grad_(False)
+    if trained and not any(parameter.requires_grad for parameter in model.encoder.parameters()):
+        layers = ", ".join(map(str, reader.layers))
+        raise SettingsError(
+            f"adapter {adapter.name}: all that it trains stands above the layers {layers}, which the readout reads. "
+            "Read a higher layer (layers = [-1] is the top), or take the adapter none."
+        )
 
 
 def adapt(encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str) -> "UserEncoder | PeftModel":
@@ -75,7 +132,7 @@ def adapt(encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str) -> "User
     from peterrec.tuners.mixing import refuse_deaf_mixing
 
     try:
-        config = _config(encoder, recipe, readout=recipe.readout or readout)
+        config = _config(encoder, recipe, readout=_kind(encoder, recipe.readout or readout))
         with warnings.catch_warnings():
             # LN tuning copies whole modules; that they are ours and not torch's is no risk of the user's
             warnings.filterwarnings("ignore", message="Unsupported layer type '<class 'peterrec", category=UserWarning)
@@ -86,8 +143,12 @@ def adapt(encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str) -> "User
     return model
 
 
+def _kind(encoder: UserEncoder, readout: str) -> str:
+    return encoder.reader.kind if readout == "encoder" else readout
+
+
 def _config(encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str) -> "PeftConfig":
-    trains_tcl = recipe.train_tcl and readout == "tcl"  # no other readout sees that row
+    trains_tcl = recipe.train_tcl and readout in TCL_BEHIND  # no other readout sees that row
     rows = {ITEMS: [TCL]} if trains_tcl else None
     if recipe.peft is not None:
         if recipe.peft.method == "trainable_tokens" and not trains_tcl:
@@ -147,12 +208,18 @@ def _targets(encoder: UserEncoder, recipe: PeftRecipe, *, adapter: str) -> list[
     blocks = _top(encoder, recipe.blocks, key=f"adapter {adapter}: peft.blocks")
     # of a whole block its leaves: peft cannot unload, rename or swap the copy of a module with modules inside
     kinds = {"convolutions": (nn.Linear,), "norms": (nn.LayerNorm,), "blocks": (nn.Linear, nn.LayerNorm)}
-    return [
+    found = [
         f"blocks.{block}.{name}"
         for block in blocks
         for name, module in encoder.blocks[block].named_modules()
-        if isinstance(module, kinds[recipe.where])
+        if isinstance(module, kinds[recipe.where]) and (recipe.method != "beft" or module.bias is not None)
     ]
+    if not found:
+        raise SettingsError(
+            f"adapter {adapter}: the method {recipe.method} stands on {recipe.where}, and the blocks of "
+            f"{type(encoder).__name__} have none. Take another adapter, or another encoder."
+        )
+    return found
 
 
 def _top(encoder: UserEncoder, blocks: Blocks, *, key: str) -> list[int]:

@@ -3,6 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,3 +117,15 @@ def _comparable(config: "PeftConfig") -> dict[str, Any]:
 def _sorted(value: object) -> list:
     assert isinstance(value, set | frozenset), f"{value!r} has no place in JSON"
     return sorted(value)
+
+
+@contextmanager
+def refusing_misfits(folder: Path) -> Iterator[None]:
+    """What peft says of a configuration that does not fit the encoder, as a refusal that names the folder."""
+    try:
+        with warnings.catch_warnings():
+            # LN tuning copies whole modules; that they are ours and not torch's is no risk of the user's
+            warnings.filterwarnings("ignore", message="Unsupported layer type '<class 'peterrec", category=UserWarning)
+            yield
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, re.error) as error:
+        raise RefusedError(f"{folder}: its {CONFIG} does not fit the encoder: {error}") from error

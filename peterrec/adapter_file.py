@@ -1,22 +1,36 @@
 """Adapter folders in peft's format that name their encoder: saving, loading with every check, swapping weights.
 
-Two files: adapter_config.json and adapter_model.safetensors. The second also holds a task's head, under `head.`, and
-in its metadata the revision of the encoder and the fingerprint of its item vocabulary. Plain peft loads the folder on
+Two files: adapter_config.json and adapter_model.safetensors. The second also holds a task's head, under `head.`, what
+its readout learned, under `readout.`, and in its metadata the revision of the encoder and the fingerprint of its item
+vocabulary. Plain peft loads the folder on
 the bare encoder and passes over the rest; only the functions here compare encoder and adapter.
 """
 
-import re
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from peterrec.adapter_config import CONFIG, config_text, difference, read_adapter_config, settings_digest
-from peterrec.adapter_weights import WEIGHTS, Pairing, check_pairing, check_settings, fill, read_weights, write_weights
+from peterrec.adapter_config import (
+    CONFIG,
+    config_text,
+    difference,
+    read_adapter_config,
+    refusing_misfits,
+    settings_digest,
+)
+from peterrec.adapter_weights import (
+    WEIGHTS,
+    Pairing,
+    check_pairing,
+    check_settings,
+    fill,
+    fill_module,
+    read_weights,
+    write_weights,
+)
 from peterrec.atomic import atomic_file, sync
 from peterrec.encoders.loading import open_encoder
 from peterrec.errors import RefusedError, SettingsError
@@ -27,6 +41,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
 HEAD = "head."
+READOUT = "readout."
 _PAIRED = "_peterrec_pairing"  # attribute of a PeftModel: which encoder is in it
 
 
@@ -53,17 +68,19 @@ def save_adapter(
     encoder_revision: str,
     vocabulary_fingerprint: str,
     head: nn.Module | None = None,
+    readout: nn.Module | None = None,
     base_model: str = "",
     adapter_name: str = "default",
 ) -> None:
-    """Writes an adapter, and the head of its task if given, into `folder`; other files there stay.
+    """Writes an adapter, and the head and the readout of its task if given, into `folder`; other files there stay.
 
     `base_model` is where peft's Auto classes will look for the encoder: its folder, or its name on the hub. A crash
     leaves the old adapter, the new one, or one without configuration, which nothing loads. Raises ResourceError.
     """
     folder = Path(folder)
     tensors = adapter_weights(encoder, adapter_name=adapter_name)
-    tensors |= {} if head is None else {f"{HEAD}{name}": tensor for name, tensor in head.state_dict().items()}
+    for prefix, module in ((HEAD, head), (READOUT, readout)):
+        tensors |= {} if module is None else {f"{prefix}{name}": own for name, own in module.state_dict().items()}
     text = config_text(encoder.peft_config[adapter_name], base_model=base_model)
     with atomic_file(folder / CONFIG) as config_file, atomic_file(folder / WEIGHTS) as weights_file:
         config_file.write_text(text, encoding="utf-8")
@@ -96,7 +113,7 @@ def load_adapter(
     config.base_model_name_or_path = None  # peft warns where it is not what the encoder calls itself
     with torch.random.fork_rng(devices=[]):  # loading draws weights before it overwrites them
         bare, _ = open_encoder(found)
-        with _refusing(folder):
+        with refusing_misfits(folder):
             model: Any = get_peft_model(bare, config, adapter_name=adapter_name)
     config.base_model_name_or_path = str(found)
     refuse_deaf_mixing(model)
@@ -111,10 +128,12 @@ def load_head(folder: Path, *, head: nn.Module) -> None:
 
     Raises RefusedError where the tensors are damaged or do not fit.
     """
-    path = Path(folder) / WEIGHTS
-    tensors, _ = read_weights(path)
-    own = {f"{HEAD}{name}": tensor for name, tensor in head.state_dict().items()}
-    fill(own, {name: tensor for name, tensor in tensors.items() if name.startswith(HEAD)}, path=path)
+    fill_module(head, Path(folder) / WEIGHTS, prefix=HEAD)
+
+
+def load_readout(folder: Path, *, readout: nn.Module) -> None:
+    """Puts what the readout learned that was saved with the adapter of `folder` into `readout`; as `load_head`."""
+    fill_module(readout, Path(folder) / WEIGHTS, prefix=READOUT)
 
 
 def add_adapter_from(
@@ -134,7 +153,7 @@ def add_adapter_from(
     training = model.training
     with torch.random.fork_rng(devices=[]):
         try:
-            with _refusing(folder):
+            with refusing_misfits(folder):
                 model.add_adapter(adapter_name, config)
             _fill(model, tensors, adapter_name=adapter_name, path=folder / WEIGHTS)
             _check_settings(folder)
@@ -231,18 +250,6 @@ def _checked(
 
 
 def _fill(model: "PeftModel", tensors: Mapping[str, Tensor], *, adapter_name: str, path: Path) -> None:
-    """Puts the tensors of a file, but for the head, into an adapter of the model."""
-    mine = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)}
+    """Puts the tensors of a file, but for those of head and readout, into an adapter of the model."""
+    mine = {name: tensor for name, tensor in tensors.items() if not name.startswith((HEAD, READOUT))}
     fill(adapter_weights(model, adapter_name=adapter_name), mine, path=path)
-
-
-@contextmanager
-def _refusing(folder: Path) -> Iterator[None]:
-    """What peft says of a configuration that does not fit the encoder, as a refusal that names the folder."""
-    try:
-        with warnings.catch_warnings():
-            # LN tuning copies whole modules; that they are ours and not torch's is no risk of the user's
-            warnings.filterwarnings("ignore", message="Unsupported layer type '<class 'peterrec", category=UserWarning)
-            yield
-    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, re.error) as error:
-        raise RefusedError(f"{folder}: its {CONFIG} does not fit the encoder: {error}") from error

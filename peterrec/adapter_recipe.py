@@ -18,8 +18,20 @@ TUNERS = {
 TABLES = ("patch", "star", "peft")  # tuners with a table of their own, called as they are
 DEFAULT_REDUCTION = 8  # the ratio that PeterRec's parameter counts point to
 DEFAULT_RANK = 4
-Readout = Literal["mean", "last", "tcl"]
+Readout = Literal["mean", "last", "tcl", "tcl_ends", "first_last", "sqrtn", "attention", "encoder"]
+Layers = tuple[int, ...]
+Events = Literal["all"] | Annotated[int, Field(ge=1)]
 Blocks = Literal["all"] | Annotated[int, Field(ge=1)]
+
+
+def check_readout(readout: Readout, *, layers: Layers | None, item_weights: bool | None) -> None:
+    """Raises ValueError where the keys of a readout do not go together."""
+    if readout == "encoder" and (layers is not None or item_weights is not None):
+        raise ValueError("readout = 'encoder' is the encoder's own, layers and item weights included: leave them out")
+    if item_weights and readout != "attention":
+        raise ValueError(f"item_weights = true belongs to readout = 'attention', and readout is {readout!r}")
+    if layers is not None and (not layers or len(set(layers)) < len(layers)):
+        raise ValueError(f"layers = {list(layers)}: name one layer or several different ones; -1 is the top")
 
 
 class PatchRecipe(Settings):
@@ -120,6 +132,11 @@ class AdapterRecipe(Settings):
         default=False, description="train the vocabulary row of the TCL token, which the readout tcl reads"
     )
     readout: Readout | None = Field(default=None, description="instead of the task's readout")
+    layers: Layers | None = Field(default=None, description="with `readout`: the layers it reads ([-1] if not given)")
+    item_weights: bool | None = Field(default=None, description="with `readout`: learn a weight an item (attention)")
+    train_readout: bool | None = Field(default=None, description="instead of the task's train_readout")
+    max_length: Events | None = Field(default=None, description="instead of the task's max_length")
+    window: int | None = Field(default=None, ge=1, description="instead of the task's window")
     learning_rate: float | None = Field(default=None, gt=0, description="instead of the task's learning rate")
 
     @field_validator("tuner")
@@ -142,6 +159,10 @@ class AdapterRecipe(Settings):
             raise ValueError("tuner = 'none' trains the head alone: set train_tcl = false, or take tuner = 'patch'")
         if self.peft is not None:
             self._fits_method(self.peft)
+        if self.readout is None and (self.layers is not None or self.item_weights is not None):
+            raise ValueError("layers and item_weights belong to a readout: set readout as well")
+        if self.readout is not None:
+            check_readout(self.readout, layers=self.layers, item_weights=self.item_weights)
         return self
 
     def _fits_method(self, peft: PeftRecipe) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from peterrec.atomic import readable
 from peterrec.encoders.loading import encoder_revision, read_config
@@ -99,6 +99,13 @@ def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, path: Path
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def fill_module(module: nn.Module, path: Path, *, prefix: str) -> None:
+    """Puts the tensors of a file under `prefix` into a module; raises what `read_weights` and `fill` raise."""
+    tensors, _ = read_weights(path)
+    own = {f"{prefix}{name}": tensor for name, tensor in module.state_dict().items()}
+    fill(own, {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}, path=path)
 
 
 def check_pairing(path: Path, wanted: Pairing | None, given: Pairing, *, encoder: str, unchecked: bool = False) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from peterrec.adapter_recipe import TUNERS as TUNERS
-from peterrec.adapter_recipe import AdapterRecipe, Readout
+from peterrec.adapter_recipe import AdapterRecipe, Events, Layers, Readout, check_readout
 from peterrec.errors import SettingsError, did_you_mean
 from peterrec.peft_methods import PEFT_METHODS as PEFT_METHODS
 from peterrec.settings import Settings, read_toml, validate
@@ -23,6 +23,17 @@ class HeadRecipe(Settings):
 
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), description="channels of each hidden layer")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="before each layer of the head")
+    fit: Literal["gradient", "newton"] = Field(
+        default="gradient",
+        description="newton: it starts as the logistic regression on the frozen user vectors, its penalty found by "
+        "cross-validation; what else trains goes on from there",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "HeadRecipe":
+        if self.fit == "newton" and self.hidden:
+            raise ValueError("fit = 'newton' is for a head without hidden layers: set hidden = []")
+        return self
 
 
 class SplitRecipe(Settings):
@@ -58,7 +69,14 @@ class TaskRecipe(Settings):
         min_length=2,
         description="the classes in order; otherwise those found in the data, sorted",
     )
-    readout: Readout = Field(default="mean", description="how hidden states become a user vector")
+    readout: Readout = Field(
+        default="mean", description="how hidden states become a user vector; encoder: as it was pretrained"
+    )
+    layers: Layers | None = Field(
+        default=None, description="the layers whose states are mixed, 0 the embeddings, -1 the top ([-1] if not given)"
+    )
+    item_weights: bool | None = Field(default=None, description="learn a weight an item (readout attention)")
+    train_readout: bool = Field(default=True, description="train what the readout learns, beside the head")
     adapter: str = Field(
         default="serial", min_length=1, description="adapter when none is asked for: a name or a .toml"
     )
@@ -69,7 +87,10 @@ class TaskRecipe(Settings):
         default="accuracy", description="validation figure that early stopping watches; one of `metrics`"
     )
     split: SplitRecipe = SplitRecipe()
-    max_length: int = Field(default=200, ge=1, description="positions of the history that are read, the last ones")
+    max_length: Events = Field(default=200, description="events of the history that are read, the last ones, or all")
+    window: int | None = Field(
+        default=None, ge=1, description="positions that are encoded together; the readout is over all windows"
+    )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, description="one run a seed")
     training: dict[str, bool | int | float | str] = Field(default={}, description="training settings of this task")
 
@@ -84,6 +105,7 @@ class TaskRecipe(Settings):
         ):
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} names one value twice: {', '.join(map(str, values))}")
+        check_readout(self.readout, layers=self.layers, item_weights=self.item_weights)
         return self
 
 

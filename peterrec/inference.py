@@ -1,17 +1,20 @@
 """Encodes users of a prepared log, in batches of similar length, and ranks their targets; nothing here trains."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peterrec.data.batches import pad, plan, tails
+from peterrec.data.batches import plan
+from peterrec.data.reading import Reading
 from peterrec.data.sequences import Sequences
-from peterrec.data.vocabulary import TCL
+from peterrec.data.vocabulary import MASK, TCL
 from peterrec.encoders.base import UserEncoder
-from peterrec.encoders.readout import read_users, valid_positions
+from peterrec.encoders.readout import Readout, valid_positions
+from peterrec.encoders.user_reading import pooled_users, reading_of
 from peterrec.errors import SettingsError
 from peterrec.metrics.ranking import Histories, Ranks, rank_targets
 
@@ -31,33 +34,36 @@ def choose_device(name: str) -> torch.device:
 
 def last_events(sequences: Sequences, rows: NDArray[np.integer], *, max_length: int, readout: str) -> NDArray[np.int64]:
     """The last `max_length` events of the histories `rows` `(B,)` as `(B, L)`, TCL at the end for that readout."""
-    lengths = sequences.lengths[rows]
-    flat, counts = sequences.gather(rows, np.maximum(lengths - max_length, 0), lengths)
-    return pad(flat, counts, append=TCL if readout == "tcl" else None)
+    return Reading(max_length=max_length, back=TCL if readout == "tcl" else None).rows(sequences, rows).ids
 
 
 @torch.no_grad()
 def encode(
-    vectors: Callable[[Tensor], Tensor],
+    vectors: Callable[..., Tensor],
     sequences: Sequences,
     *,
     rows: NDArray[np.integer] | None = None,
-    max_length: int,
-    readout: str,
+    reading: Reading,
     device: torch.device,
     advance: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Applies `vectors` (item rows `(B, L)` to `(B, ...)`) to the histories `rows` `(N,)`, all by default.
 
-    Returns `(N, ...)` on the CPU, in the order of `rows`. `advance` is told the number of users done.
+    Where `reading` cuts histories into windows, `vectors` gets the rows `(W, L)`, as `places` `(B, M)` each user's
+    among them, and as `positions` how many positions it may encode at a time. Returns `(N, ...)` on the CPU, in the
+    order of `rows`. `advance` is told the number of users done.
     """
     rows = np.arange(len(sequences)) if rows is None else rows
-    spans = tails(sequences.lengths[rows], max_length=max_length).lengths
     positions = POSITIONS.get(device.type, 2**18)
     out: Tensor | None = None
-    for batch in plan(spans, positions=positions, shuffle=False):
-        ids = last_events(sequences, rows[batch], max_length=max_length, readout=readout)
-        found = vectors(torch.from_numpy(ids).to(device, non_blocking=True)).cpu()
+    for batch in plan(reading.events(sequences.lengths[rows]), positions=positions, shuffle=False):
+        laid_out = reading.rows(sequences, rows[batch])
+        ids = torch.from_numpy(laid_out.ids).to(device, non_blocking=True)
+        if laid_out.places is None:
+            found = vectors(ids).cpu()
+        else:
+            places = torch.from_numpy(laid_out.places).to(device, non_blocking=True)
+            found = vectors(ids, places=places, positions=positions).cpu()
         if out is None:
             out = found.new_empty(len(rows), *found.shape[1:])
         out[torch.from_numpy(batch)] = found
@@ -72,35 +78,89 @@ def user_vectors(
     *,
     rows: NDArray[np.integer] | None = None,
     max_length: int,
-    readout: str,
+    readout: str | Readout | None = None,
+    window: int | None = None,
     device: torch.device,
     advance: Callable[[int], object] | None = None,
 ) -> Tensor:
     """User vectors `(N, D)`, float32 on the CPU. A user without events gets zeros (the TCL state for `tcl`).
 
-    With a readout of the last position a causal encoder computes only what that position depends on.
+    `readout` is a reader, or the kind of one; the encoder's own, with what it learned, if that is its kind, or by
+    default. `max_length` may be `WHOLE`; histories are read in windows of `window` positions, by default in as long
+    ones as the encoder takes. With a readout of the last position a causal encoder computes only what that position
+    depends on. Raises SettingsError for a readout that does not fit the encoder.
     """
+    reader = readout if isinstance(readout, Readout) else reader_of(encoder, readout)
+    reading = reading_of(encoder, reader, max_length=max_length, window=window)
+    return _vectors(encoder, reader, reading, sequences, rows=rows, device=device, advance=advance)
+
+
+def reader_of(encoder: UserEncoder, kind: str | None = None) -> Readout:
+    """The encoder's own reader if that is of this kind, or for None; else a fresh one of the top layer.
+
+    Raises SettingsError for attention that the encoder has not learned.
+    """
+    if kind is None or kind == encoder.reader.kind:
+        return encoder.reader
+    if kind == "attention":
+        raise SettingsError(
+            f"The encoder was pretrained with the readout {encoder.reader.kind} and has learned no attention: take the "
+            'readout "mean", or pretrain with encoder.readout=attention.'
+        )
+    return _top_reader(encoder, kind)
+
+
+def _top_reader(encoder: UserEncoder, kind: str) -> Readout:
+    own = encoder.reader
+    if own.is_like(kind, layers=(-1,), item_weights=False):
+        return own
+    reader = Readout(kind, channels=encoder.config.hidden_size, depth=own.depth)
+    return reader.to(device=encoder.device, dtype=encoder.dtype)
+
+
+def _vectors(
+    encoder: UserEncoder,
+    reader: Readout,
+    reading: Reading,
+    sequences: Sequences,
+    *,
+    rows: NDArray[np.integer] | None,
+    device: torch.device,
+    advance: Callable[[int], object] | None = None,
+) -> Tensor:
     was_training = encoder.training
     encoder.eval()
 
-    def vectors(input_ids: Tensor) -> Tensor:
-        return read_users(
-            encoder, input_ids, valid_positions(input_ids), readout=readout, reach=encoder.reach(readout)
+    def vectors(input_ids: Tensor, *, places: Tensor | None = None, positions: int | None = None) -> Tensor:
+        valid = valid_positions(input_ids)
+        return reader.mixed(
+            pooled_users(encoder, encoder, reader, input_ids, valid, places=places, positions=positions)
         ).float()
 
     try:
-        found = encode(
-            vectors,
-            sequences,
-            rows=rows,
-            max_length=encoder.events_read(max_length, readout=readout),
-            readout=readout,
-            device=device,
-            advance=advance,
-        )
+        found = encode(vectors, sequences, rows=rows, reading=reading, device=device, advance=advance)
     finally:
         encoder.train(was_training)
     return found if len(found) else torch.zeros(0, encoder.config.hidden_size)
+
+
+def next_item_states(
+    encoder: UserEncoder,
+    sequences: Sequences,
+    *,
+    rows: NDArray[np.integer] | None = None,
+    max_length: int,
+    device: torch.device,
+) -> Tensor:
+    """The states `(N, D)`, float32 on the CPU, whose products with the score table score what follows each history.
+
+    By default that of the last event; of an encoder that predicts masked items, that of a MASK row behind it.
+    """
+    reader = _top_reader(encoder, "last")
+    reading = reading_of(encoder, reader, max_length=max_length)
+    if encoder.predicts == "masked":
+        reading = replace(reading, back=MASK)
+    return _vectors(encoder, reader, reading, sequences, rows=rows, device=device)
 
 
 def rank_next_items(
@@ -112,13 +172,13 @@ def rank_next_items(
     device: torch.device,
     remove_history: bool = True,
 ) -> Ranks:
-    """Ranks each history's target among all items by the state at the last event (full ranking).
+    """Ranks each history's target among all items by its `next_item_states` (full ranking).
 
     `remove_history` takes everything the user has had (not only the last `max_length` events) out of the candidates,
     but for the target itself.
     """
     rows = np.arange(len(sequences)) if rows is None else rows
-    vectors = user_vectors(encoder, sequences, rows=rows, max_length=max_length, readout="last", device=device)
+    vectors = next_item_states(encoder, sequences, rows=rows, max_length=max_length, device=device)
     histories = whole_histories(sequences, rows) if remove_history else None
     return rank_vectors(vectors, encoder, targets_of(sequences, rows), device=device, histories=histories)
 

@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
+from peterrec.data.reading import Reading
 from peterrec.encoders.base import UserEncoder
-from peterrec.encoders.readout import ending_together, read_out, read_users, valid_positions
+from peterrec.encoders.moving_blocks import moving_blocks
+from peterrec.encoders.readout import Readout, ending_together, valid_positions
+from peterrec.encoders.user_reading import owners_of, pooled_users, reach_of, reading_of, states_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -27,6 +30,9 @@ class TaskOutput(ModelOutput):
 class TaskModel(nn.Module):
     """Encoder, readout and classification head. `encoder` is a `UserEncoder`, or a `PeftModel` around one.
 
+    `readout` is a reader of the task's own, or the kind of a fresh one of the top layer; the encoder's is not used.
+    Histories are read in windows of `window` positions, by default in as long ones as the encoder takes.
+
     While the encoder's own weights are frozen it stays in evaluation mode, so that its dropout does not disturb what
     was pretrained. `class_weights` `(C,)` weigh the loss of each class.
     """
@@ -36,16 +42,26 @@ class TaskModel(nn.Module):
         encoder: "UserEncoder | PeftModel",
         head: nn.Module,
         *,
-        readout: str,
+        readout: str | Readout,
+        window: int | None = None,
         class_weights: Tensor | None = None,
     ):
         super().__init__()
         self.encoder = encoder
         self.head = head
-        self.readout = readout
+        if isinstance(readout, str):
+            base = self.base_encoder
+            readout = Readout(readout, channels=base.config.hidden_size, depth=len(base.blocks)).to(base.dtype)
+        self.reader = readout
+        self.window = window
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         self._quiet: list[nn.Module] = []  # dropouts of a frozen encoder
+
+    @property
+    def readout(self) -> str:
+        """The kind of the readout."""
+        return self.reader.kind
 
     @property
     def config(self) -> Any:
@@ -73,41 +89,60 @@ class TaskModel(nn.Module):
     def standing_blocks(self) -> int:
         """How many blocks, counted from the embeddings, stand still in training: the states above them never change.
 
-        Nothing in or below them trains, and no dropout in or below them is on. All blocks: the user vectors stand.
+        Nothing in or below them trains, and no dropout in or below them is on. All blocks: see `encoder_stands`.
         """
-        base = self.base_encoder
-        blocks = {id(p): number for number, block in enumerate(base.blocks) for p in block.parameters()}
-        unread = {id(p) for p in base.output.parameters()} if base.output is not None else set()
-        # a weight outside the blocks (item table, a prompt, what a tuner shares between blocks) may reach the lowest
-        trained = [blocks.get(id(p), 0) for p in self.encoder.parameters() if p.requires_grad and id(p) not in unread]
-        quiet = {id(module) for module in self._quiet}
+        moving = moving_blocks(self.encoder, self.base_encoder, quiet=self._quiet)
+        return min([*moving, len(self.base_encoder.blocks)])
 
-        def drops(module: nn.Module) -> bool:
-            return any(
-                isinstance(inner, nn.Dropout) and inner.p > 0 and id(inner) not in quiet for inner in module.modules()
-            )
-
-        if drops(base.embed_dropout):
-            return 0
-        dropping = [number for number, block in enumerate(base.blocks) if drops(block)]
-        return min([*trained, *dropping, len(base.blocks)])
+    @property
+    def encoder_stands(self) -> bool:
+        """Whether no state of the encoder ever changes in training."""
+        return not moving_blocks(self.encoder, self.base_encoder, quiet=self._quiet)
 
     def events_read(self, max_length: int) -> int:
         """How many of a user's last `max_length` events the user vector depends on."""
-        return self.base_encoder.events_read(max_length, readout=self.readout)
+        return self.reading(max_length).max_length
+
+    def reading(self, max_length: int) -> Reading:
+        """How the last `max_length` events of a history are laid out for this model."""
+        return reading_of(self.base_encoder, self.reader, max_length=max_length, window=self.window)
 
     def user_vectors(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, domain_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        domain_ids: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
-        """Item rows `(B, L)`, with a domain each `(B,)` or none, to user vectors `(B, D)` by this task's readout."""
-        return read_users(
+        """Item rows `(B, L)`, with a domain each `(B,)` or none, to user vectors `(B, D)` by this task's readout.
+
+        With `places` the rows are windows of the B users, as `peterrec.data.reading.Rows` has them.
+        """
+        return self.vectors_of_pooled(self.pooled_users(input_ids, attention_mask, domain_ids, places))
+
+    def pooled_users(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        domain_ids: Tensor | None = None,
+        places: Tensor | None = None,
+        positions: int | None = None,
+    ) -> Tensor:
+        """As `user_vectors`, before layers are mixed: `(B, K, D)`; windows in parts of `positions` positions."""
+        return pooled_users(
             self.encoder,
+            self.base_encoder,
+            self.reader,
             input_ids,
             valid_positions(input_ids, attention_mask),
-            readout=self.readout,
-            reach=self.base_encoder.reach(self.readout),
+            places=places,
             domain_ids=domain_ids,
+            positions=positions,
         )
+
+    def vectors_of_pooled(self, pooled: Tensor) -> Tensor:
+        """Users `(B, K, D)` of `pooled_users` to vectors `(B, D)`."""
+        return self.reader.mixed(pooled).to(self.base_encoder.dtype)
 
     @torch.no_grad()
     def states_above(self, blocks: int, input_ids: Tensor, domain_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -117,26 +152,55 @@ class TaskModel(nn.Module):
         """
         base = self.base_encoder
         valid = valid_positions(input_ids)
-        reach, positions = base.reach(self.readout), base.reach(self.readout, first_block=blocks)
+        reach, positions = reach_of(base, self.reader), reach_of(base, self.reader, first_block=blocks)
         if reach is not None:
             input_ids, valid = ending_together(input_ids, valid, positions=reach)
         hidden, valid = base.embed(input_ids, valid)
         hidden = base.run_blocks(hidden, valid, stop=blocks, positions=positions, domain_ids=domain_ids)
         return hidden, valid[:, -hidden.shape[1] :]
 
+    @torch.no_grad()
+    def chosen_states(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The states of item rows `(B, L)` in the layers that the readout reads, side by side `(B, L, K · D)`.
+
+        And where they are valid `(B, L)`.
+        """
+        valid = valid_positions(input_ids)
+        return torch.cat(states_of(self.encoder, self.base_encoder, self.reader, input_ids, valid), dim=2), valid
+
     def vectors_of_states(
-        self, states: Tensor, valid: Tensor, *, first_block: int, domain_ids: Tensor | None = None
+        self,
+        states: Tensor,
+        valid: Tensor,
+        *,
+        first_block: int,
+        domain_ids: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """User vectors `(B, D)` from the states below block `first_block`, as in `forward`."""
-        positions = 1 if self.base_encoder.reach(self.readout) is not None else None
-        output = self.encoder(
-            inputs_embeds=states,
-            attention_mask=valid,
-            domain_ids=domain_ids,
-            first_block=first_block,
-            positions=positions,
-        )
-        return read_out(output.last_hidden_state, valid if positions is None else valid[:, -1:], self.readout)
+        base, reader = self.base_encoder, self.reader
+        if first_block == len(base.blocks):
+            chosen, seen = list(states.split(base.config.hidden_size, dim=2)), valid
+        else:
+            if domain_ids is not None and places is not None:
+                domain_ids = domain_ids.index_select(0, owners_of(places, rows=len(states)))
+            positions = 1 if reach_of(base, reader) is not None else None
+            output = self.encoder(
+                inputs_embeds=states,
+                attention_mask=valid,
+                domain_ids=domain_ids,
+                first_block=first_block,
+                positions=positions,
+                **({} if reader.reads_top_alone else {"output_hidden_states": True}),
+            )
+            chosen, seen = [output.last_hidden_state], valid if positions is None else valid[:, -1:]
+            if not reader.reads_top_alone:
+                above = [*output.hidden_states[:-1], output.last_hidden_state]
+                chosen = [above[layer - first_block] for layer in reader.layers]
+        if places is None:
+            return self.vectors_of_pooled(reader.pooled(chosen, seen, input_ids))
+        return self.vectors_of_pooled(reader.join(reader.pool(chosen, seen, input_ids), places))
 
     def classify(
         self, user_vector: Tensor, labels: Tensor | None = None, domain_ids: Tensor | None = None
@@ -158,19 +222,30 @@ class TaskModel(nn.Module):
         domain_ids: Tensor | None = None,
         states: Tensor | None = None,
         first_block: int = 0,
+        places: Tensor | None = None,
     ) -> TaskOutput:
         """Item rows `(B, L)`, right padded (ending in TCL for the readout `tcl`), labels `(B,)` to a TaskOutput.
 
+        With `places` `(B, M)` the rows are windows `(N, L)` of the B users, as `peterrec.data.reading.Rows` has them.
         In place of `input_ids`, `states` `(B, L, D)` below block `first_block`, as `StandingStates` lays them out:
-        0 in `attention_mask` `(B, L)` is padding, on the left where the readout takes the last position.
+        0 in `attention_mask` `(B, L)` is padding, on the left where the readout takes the last position; item weights
+        need `input_ids` all the same.
         `output_attentions`, `output_hidden_states` and `return_dict` are accepted because generic callers, such as
         peft, pass them. Raises ValueError without either, or with `inputs_embeds`.
         """
         if states is not None:
-            if input_ids is not None or attention_mask is None:
+            if attention_mask is None or (input_ids is not None and self.reader.item_weights is None):
                 raise ValueError("Give states with their attention_mask, and no input_ids.")
-            vectors = self.vectors_of_states(states, attention_mask, first_block=first_block, domain_ids=domain_ids)
+            vectors = self.vectors_of_states(
+                states,
+                attention_mask,
+                first_block=first_block,
+                domain_ids=domain_ids,
+                input_ids=input_ids,
+                places=places,
+            )
             return self.classify(vectors, labels, domain_ids)
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("A task model reads input_ids, not inputs_embeds.")
-        return self.classify(self.user_vectors(input_ids, attention_mask, domain_ids), labels, domain_ids)
+        windows = {} if places is None else {"places": places}
+        return self.classify(self.user_vectors(input_ids, attention_mask, domain_ids, **windows), labels, domain_ids)

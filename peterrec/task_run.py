@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from torch import Tensor
 
-from peterrec.adaptation import build
-from peterrec.adapter_file import HEAD, adapter_weights, remember, save_adapter
+from peterrec.adaptation import build, history_length
+from peterrec.adapter_file import HEAD, READOUT, adapter_weights, remember, save_adapter
 from peterrec.adapter_weights import WEIGHTS, Pairing, check_pairing, fill, read_weights, write_weights
 from peterrec.atomic import atomic_file
 from peterrec.catalogue import AdapterRecipe, TaskRecipe
@@ -43,6 +43,11 @@ class TaskFacts(Settings):
         """Which encoder the task was trained on."""
         return Pairing(self.encoder_revision, self.vocabulary_fingerprint)
 
+    @property
+    def max_length(self) -> int:
+        """How many of the last events of a history the task reads at most."""
+        return history_length(self.adapter, self.task)
+
 
 @dataclass(frozen=True)
 class LoadedTask:
@@ -55,7 +60,7 @@ class LoadedTask:
 
 
 def save_task(model: TaskModel, *, folder: Path, facts: TaskFacts, base_model: str = "") -> None:
-    """Writes the weights that a task has of its own: adapter and head (peft's two files), head alone, or everything.
+    """Writes the weights that a task has of its own: adapter, readout and head (peft's two files), or everything.
 
     `base_model`: where peft's Auto classes will look for the encoder, as `save_adapter` says.
     """
@@ -67,6 +72,7 @@ def save_task(model: TaskModel, *, folder: Path, facts: TaskFacts, base_model: s
             encoder_revision=facts.encoder_revision,
             vocabulary_fingerprint=facts.vocabulary_fingerprint,
             head=model.head,
+            readout=model.reader,
             base_model=base_model,
         )
         return
@@ -134,4 +140,9 @@ def _own(model: TaskModel, facts: TaskFacts) -> dict[str, Tensor]:
         return state
     wrapped = _wrapped(model)
     adapter = {} if wrapped is None else adapter_weights(wrapped)
-    return adapter | {name: tensor for name, tensor in state.items() if name.startswith(HEAD)}
+    readout = {f"{READOUT}{name}": tensor for name, tensor in model.reader.named_parameters()}
+    return (
+        adapter
+        | {name: tensor.detach() for name, tensor in readout.items()}
+        | {name: tensor for name, tensor in state.items() if name.startswith(HEAD)}
+    )

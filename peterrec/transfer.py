@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peterrec.adaptation import build
+from peterrec.adaptation import build, history_length
 from peterrec.catalogue import AdapterRecipe, TaskRecipe
 from peterrec.data.attribute import Attribute, Split
 from peterrec.data.sequences import Sequences
@@ -22,6 +22,7 @@ from peterrec.model import TaskModel
 from peterrec.training.finetuning import ClassificationProgram, FinetuningSettings, LabelledUsers, predict
 from peterrec.training.loop import train
 from peterrec.training.memory import PeakMemory
+from peterrec.training.processes import join
 from peterrec.training.progress import Progress
 from peterrec.training.tracking import Tracker
 
@@ -91,13 +92,14 @@ def fit(
             num_classes=len(attribute.classes),
             class_weights=_class_weights(labelled, len(attribute.classes)) if task.class_weights else None,
         )
+    max_length = history_length(contestant.adapter, task)
     program = ClassificationProgram(
         model,
         histories=histories,
         train=labelled,
         validation=LabelledUsers(attribute.rows[split.validation], attribute.labels[split.validation]),
         metric=task.metric,
-        max_length=task.max_length,
+        max_length=max_length,
         settings=settings,
         note=progress.note,
     )
@@ -108,12 +110,14 @@ def fit(
         metrics_file=metrics_file,
         tracker=tracker,
         progress=progress,
+        start=program.fit_head if program.fits_head else None,
+        start_alone=program.fits_all,
     )
     device = next(model.parameters()).device
+    if program.fits_all and join().main:  # nothing is left to be validated: those users train as well
+        result.history[0] |= program.fit_head(device, with_validation=True)
     peak = memory.read(device)
-    probabilities = predict(
-        model, histories, rows=attribute.rows[split.test], max_length=task.max_length, device=device
-    )
+    probabilities = predict(model, histories, rows=attribute.rows[split.test], max_length=max_length, device=device)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Fitted(
         model=model.cpu() if keep_model else None,

@@ -6,11 +6,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from peterrec import catalogue
-from peterrec.adaptation import adapt, build
+from peterrec.adaptation import adapt, build, history_length
 from peterrec.adapter_recipe import AdapterRecipe
+from peterrec.data.reading import WHOLE
 from peterrec.data.vocabulary import TCL
-from peterrec.encoders.config import NextItNetConfig
 from peterrec.encoders.nextitnet import NextItNet
+from peterrec.encoders.nextitnet_config import NextItNetConfig
 from peterrec.errors import SettingsError
 from peterrec.settings import validate
 
@@ -270,3 +271,111 @@ def test_weights_that_were_trainable_before_are_frozen():
     adapt(base, catalogue.adapter("none"), readout="mean")
     assert trained(base) == 0
     assert trained(adapt(base, catalogue.adapter("full"), readout="mean")) == COUNTS["full", "plain"]
+
+
+def task_of(**changes):
+    return validate(type(TASK), {**TASK.model_dump(), **changes}, origin="test")
+
+
+def reading_encoder() -> NextItNet:
+    """An encoder that has learned to read: attention with item weights over embeddings and top."""
+    torch.manual_seed(0)
+    config = NextItNetConfig(
+        vocab_size=V,
+        hidden_size=D,
+        dilations=(1, 2, 1, 2),
+        readout="attention",
+        readout_layers=[0, -1],
+        readout_item_weights=True,
+    )
+    model = NextItNet(config)
+    with torch.no_grad():
+        for parameter in model.reader.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return model.eval()
+
+
+def own_reader(model) -> list[bool]:
+    """Of each tensor of the task's reader, whether it is the encoder's, in memory of its own."""
+    theirs = model.base_encoder.reader.state_dict()
+    assert all(
+        tensor.untyped_storage().data_ptr() != theirs[name].untyped_storage().data_ptr()
+        for name, tensor in model.reader.state_dict().items()
+        if name in theirs
+    )
+    return [torch.equal(tensor, theirs[name]) for name, tensor in model.reader.state_dict().items()]
+
+
+@pytest.mark.parametrize("tuner", ["none", "serial", "full"])
+@pytest.mark.parametrize(
+    "named", [{"readout": "encoder"}, {"readout": "attention", "layers": [0, 2], "item_weights": True}]
+)
+def test_a_readout_like_the_encoders_starts_from_what_it_learned(named, tuner):
+    bare = reading_encoder()
+    before = {name: tensor.clone() for name, tensor in bare.reader.state_dict().items()}
+    model = build(bare, adapter=catalogue.adapter(tuner), task=task_of(**named), num_classes=2)
+    assert own_reader(model) == [True] * 3
+    ids = histories()
+    if tuner != "full":
+        with torch.no_grad():
+            torch.testing.assert_close(model.eval().user_vectors(ids), bare(ids).user_vector)
+    train(model, lambda model: model(ids, labels=torch.arange(6) % 2).loss)
+    assert own_reader(model) == [False] * 3
+    assert all(torch.equal(bare.reader.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_another_readout_starts_afresh_and_the_adapters_own_comes_first():
+    other = recipe({"tuner": "none", "readout": "attention", "layers": [1]})
+    model = build(reading_encoder(), adapter=other, task=task_of(readout="encoder"), num_classes=2)
+    assert (model.reader.kind, model.reader.layers, model.reader.item_weights) == ("attention", (1,), None)
+    assert not model.reader.query.any()
+    assert model.reader.trains
+
+
+def test_a_readout_can_stay_as_it_was_learned():
+    task = task_of(readout="encoder", train_readout=False)
+    assert not build(reading_encoder(), adapter=recipe({"tuner": "none"}), task=task, num_classes=2).reader.trains
+    again = recipe({"tuner": "none", "train_readout": True})
+    assert build(reading_encoder(), adapter=again, task=task, num_classes=2).reader.trains
+
+
+def test_how_much_of_a_history_is_read():
+    none = recipe({"tuner": "none"})
+    assert history_length(none, task_of(max_length=50)) == 50
+    assert history_length(none, task_of(max_length="all")) == WHOLE
+    assert history_length(recipe({"tuner": "none", "max_length": "all"}), task_of(max_length=50)) == WHOLE
+    windowed = recipe({"tuner": "none", "window": 7})
+    assert build(encoder(), adapter=windowed, task=task_of(window=9), num_classes=2).window == 7
+    assert build(encoder(), adapter=none, task=task_of(window=9), num_classes=2).reading(WHOLE).window == 9
+
+
+def test_what_the_readout_does_not_read_is_not_trained():
+    below = task_of(readout="mean", layers=[0, 1])
+    model = build(encoder(), adapter=catalogue.adapter("serial"), task=below, num_classes=2)
+    trained = {name for name, parameter in model.encoder.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert not any("blocks.1." in name for name in trained)
+    full = build(encoder(), adapter=catalogue.adapter("full"), task=below, num_classes=2)
+    assert not any(p.requires_grad for p in full.base_encoder.blocks[1].parameters())
+    assert all(p.requires_grad for p in full.base_encoder.blocks[0].parameters())
+    with pytest.raises(SettingsError, match=r"last_1: all that it trains stands above the layers 0, 1"):
+        build(encoder(), adapter=catalogue.adapter("last_1"), task=below, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": [3]}, r"from 0 \(the embeddings\) to 2"),
+        ({"readout": "tcl_ends"}, "two-sided"),
+        ({"readout": "tcl", "window": 1}, "set it to 2 or more"),
+    ],
+)
+def test_a_readout_that_does_not_fit_the_encoder_is_refused(changes, message):
+    with pytest.raises(SettingsError, match=message):
+        build(encoder(), adapter=recipe({"tuner": "none"}), task=task_of(**changes), num_classes=2)
+
+
+def test_a_head_by_newton_has_one_scale_for_all():
+    task = task_of(head={"fit": "newton"})
+    model = build(encoder(), adapter=recipe({"tuner": "none"}), task=task, num_classes=2)
+    assert {name for name, _ in model.head.named_buffers()} == {"norm.center", "norm.scale"}

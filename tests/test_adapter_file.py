@@ -24,10 +24,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from peterrec.adapter_config import METHODS
-from peterrec.adapter_file import add_adapter_from, hot_swap, load_adapter, load_head, save_adapter
+from peterrec.adapter_file import add_adapter_from, hot_swap, load_adapter, load_head, load_readout, save_adapter
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.encoders import NextItNet, NextItNetConfig
 from peterrec.encoders.loading import encoder_revision, load_encoder, save_encoder
+from peterrec.encoders.readout import Readout
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.heads.classification import ClassificationHead
 from peterrec.tuners import PatchConfig
@@ -244,6 +245,29 @@ def test_the_head_comes_back(patched, encoder, tmp_path):
         load_head(folder, head=ClassificationHead(8, 4))
     with pytest.raises(RefusedError, match="lacks the weights head"):
         load_head(save(patched, tmp_path / "headless", encoder), head=again)
+
+
+def test_what_a_readout_learned_travels_with_the_adapter(patched, encoder, ids, tmp_path):
+    def reader(**changes):
+        shape = {"channels": 8, "depth": 2, "layers": (0, -1), "item_weights": True, "vocab_size": ROWS}
+        return Readout("attention", **shape | changes)
+
+    learned = reader()
+    for parameter in learned.parameters():
+        torch.nn.init.normal_(parameter)
+    folder = save(patched, tmp_path / "a", encoder, base_model=str(encoder), readout=learned)
+    assert {name for name in load_file(folder / "adapter_model.safetensors") if name.startswith("readout.")} == {
+        "readout.query",
+        "readout.mix",
+        "readout.item_weights",
+    }
+    again = reader()
+    load_readout(folder, readout=again)
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in learned.state_dict().items())
+    torch.testing.assert_close(vectors(load_adapter(folder), ids), vectors(patched, ids))
+    with pytest.raises(RefusedError, match=r"readout.item_weights, which the model has no place for"):
+        load_readout(folder, readout=reader(item_weights=False))
+    load_readout(save(patched, tmp_path / "b", encoder), readout=Readout("mean", channels=8, depth=2))
 
 
 def test_another_encoder_is_refused_by_name(saved, encoder, tmp_path):

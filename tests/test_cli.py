@@ -505,28 +505,28 @@ import os, signal, sys
 import torch
 torch.set_num_threads(1)
 from peterrec import cli
-from peterrec.training.pretraining import NextItemProgram
-loss, calls = NextItemProgram.loss, []
+from peterrec.training.pretraining import PretrainingProgram
+loss, calls = PretrainingProgram.loss, []
 def killed(self, step, device):
     calls.append(step)
     if len(calls) == 6:
         os.kill(os.getpid(), signal.SIGKILL)
     return loss(self, step, device)
-NextItemProgram.loss = killed
+PretrainingProgram.loss = killed
 cli.main(sys.argv[1:])
 """
 
 
 def test_a_killed_run_goes_on_with_the_same_command(run, prepared_folder, tmp_path, monkeypatch):
-    from peterrec.training.pretraining import NextItemProgram
+    from peterrec.training.pretraining import PretrainingProgram
 
-    loss, calls = NextItemProgram.loss, []
+    loss, calls = PretrainingProgram.loss, []
 
     def counted(self, step, device):
         calls.append(step)
         return loss(self, step, device)
 
-    monkeypatch.setattr(NextItemProgram, "loss", counted)
+    monkeypatch.setattr(PretrainingProgram, "loss", counted)
     small = ["-s", "encoder.hidden_size=8", "-s", "encoder.dilations=[1,2]", "-s", "training.epochs=2", "-q"]
     small += ["-s", "training.positions=500", "-s", "training.checkpoint_every=2", "-s", "training.device=cpu"]
     assert run("pretrain", prepared_folder, "-o", "whole", *small)[0] == 0
@@ -545,12 +545,12 @@ def test_a_killed_run_goes_on_with_the_same_command(run, prepared_folder, tmp_pa
 
 
 def test_an_interrupted_run_says_so(run, prepared_folder, monkeypatch):
-    from peterrec.training.pretraining import NextItemProgram
+    from peterrec.training.pretraining import PretrainingProgram
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(NextItemProgram, "loss", interrupted)
+    monkeypatch.setattr(PretrainingProgram, "loss", interrupted)
     small = ["-s", "encoder.hidden_size=8", "-s", "encoder.dilations=[1,2]", "-q"]
     code, _, err = run("pretrain", prepared_folder, "-o", "x", *small)
     assert (code, "Interrupted" in err) == (130, True)

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from peterrec import inference
+from peterrec.data.reading import Reading
 from peterrec.data.sequences import Sequences, SequenceWriter
 from peterrec.data.vocabulary import TCL
 from peterrec.encoders import NextItNet, NextItNetConfig
 from peterrec.errors import SettingsError
-from peterrec.inference import choose_device, encode, last_events, rank_next_items, user_vectors, whole_histories
+from peterrec.inference import choose_device, encode, rank_next_items, user_vectors, whole_histories
 
 CPU = torch.device("cpu")
 ITEMS = 30
@@ -65,7 +66,7 @@ def test_batches_are_written_into_one_tensor_of_their_type(sequences, monkeypatc
         batches.append(len(ids))
         return ids.sum(1, keepdim=True).double()
 
-    found = encode(sums, sequences, max_length=100, readout="mean", device=CPU)
+    found = encode(sums, sequences, reading=Reading(max_length=100), device=CPU)
     assert len(batches) > 2
     assert found.dtype == torch.float64
     assert found[:, 0].tolist() == [float(sequences.items_of(row).sum()) for row in range(len(sequences))]
@@ -105,16 +106,12 @@ def test_devices_that_are_not_there_are_named():
 
 
 @pytest.mark.parametrize(("readout", "longest"), [("last", 7), ("tcl", 7), ("mean", 12)])
-def test_no_more_is_fed_than_the_readout_depends_on(encoder, sequences, readout, longest, monkeypatch):
+def test_no_more_is_fed_than_the_readout_depends_on(encoder, sequences, readout, longest):
     assert encoder.config.receptive_field == 7
-    gathered, embedded = [], []
-    monkeypatch.setattr(
-        inference, "last_events", lambda *args, **how: gathered.append(last_events(*args, **how)) or gathered[-1]
-    )
+    embedded = []
     handle = encoder.embed_tokens.register_forward_hook(lambda _, args, out: embedded.append(out.shape[1]))
     try:
         user_vectors(encoder, sequences, max_length=12, readout=readout, device=CPU)
     finally:
         handle.remove()
-    assert max(ids.shape[1] for ids in gathered) == longest
     assert max(embedded) == longest

@@ -5,6 +5,8 @@ import torch
 from peft import LNTuningConfig, LoraConfig, PeftConfig, get_peft_model
 
 from peterrec.encoders import NextItNet, NextItNetConfig
+from peterrec.encoders.pooled import PooledItems
+from peterrec.encoders.pooled_config import PooledConfig
 from peterrec.encoders.readout import read_out
 from peterrec.heads.classification import ClassificationHead
 from peterrec.model import TaskModel
@@ -104,3 +106,14 @@ def test_which_blocks_stand_still_is_found_in_the_weights():
     assert standing(LoraConfig(target_modules=["blocks.1.unit1.conv.linear"], lora_dropout=0.1)) == 1
     assert standing(PatchConfig(layers_to_transform=top), tie_output=False) == 2
     assert make().standing_blocks == 0, "everything trains"
+
+
+def test_an_encoder_without_blocks_stands_only_where_nothing_in_it_trains():
+    encoder = PooledItems(PooledConfig(vocab_size=53, hidden_size=8))
+    model = TaskModel(encoder, ClassificationHead(8, 3), readout="mean")
+    assert not model.encoder_stands
+    model.freeze_encoder()
+    assert model.encoder_stands
+    assert model.standing_blocks == 0
+    ids = torch.tensor([[5, 6, 0]])
+    torch.testing.assert_close(model.user_vectors(ids), encoder.embed_tokens.weight[[5, 6]].mean(0, keepdim=True))

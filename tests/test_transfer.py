@@ -12,9 +12,10 @@ from peterrec.data.attribute import read_attribute, split_users
 from peterrec.data.prepared import open_prepared
 from peterrec.encoders.loading import load_encoder
 from peterrec.errors import DataError, SettingsError
+from peterrec.inference import user_vectors
 from peterrec.stages import compare, finetune
 from peterrec.task_run import load_task
-from peterrec.training.finetuning import ClassificationProgram, FinetuningSettings, LabelledUsers
+from peterrec.training.finetuning import ClassificationProgram, FinetuningSettings, LabelledUsers, predict
 from peterrec.training.progress import Progress
 from peterrec.training.tracking import Tracker
 from peterrec.transfer import Contestant, fit
@@ -417,3 +418,99 @@ def test_the_tracker_gets_every_seed_and_contestant_on_steps_that_never_fall(enc
     assert name == "comparison"
     assert {row[0] for row in rows} >= {"none", "serial", "bag_of_items", "oracle"}
     assert all(len(row) == len(columns) for row in rows)
+
+
+WINNING = """
+kind = "classification"
+column = "gender"
+readout = "attention"
+layers = [0, -1]
+item_weights = true
+max_length = "all"
+window = 10
+metric = "roc_auc"
+
+[head]
+fit = "newton"
+
+[training]
+epochs = 2
+learning_rate = 1e-2
+"""
+
+
+@pytest.mark.parametrize("tuner", ["none", "serial", "full"])
+def test_readouts_of_whole_histories_and_a_fitted_head_come_back_as_they_were(
+    tuner, encoder_folder, tmp_path, monkeypatch
+):
+    kept = []
+    save_task = finetune.save_task
+    monkeypatch.setattr(finetune, "save_task", lambda model, **k: kept.append(model) or save_task(model, **k))
+    (tmp_path / "mine.toml").write_text(WINNING, encoding="utf-8")
+    metrics = finetune.run(
+        tmp_path / "mine.toml",
+        encoder=encoder_folder,
+        output=tmp_path / tuner,
+        adapter_name=tuner,
+        seeds=[0],
+        overrides=["device=cpu"],
+        progress="silent",
+    )
+    assert [entry["epoch"] for entry in metrics["curves"]] == [0, 1, 2]
+    assert metrics["curves"][0]["head_C"] > 0
+    model = load_task(tmp_path / tuner).model
+    assert model.reader.trains
+    wanted, found = kept[0].state_dict(), model.state_dict()
+    names = {name for name in wanted if name.startswith(("reader.", "head."))}
+    assert {"reader.query", "reader.mix", "reader.item_weights", "head.norm.center", "head.norm.scale"} <= names
+    for name in names:
+        assert torch.equal(wanted[name], found[name]), name
+    facts = load_task(tmp_path / tuner).facts
+    prepared = open_prepared(facts_data(tmp_path / tuner))
+    histories = prepared.sequences("histories")
+    told = json.loads((tmp_path / tuner / "run.json").read_text())["model"]
+    assert told["task"]["max_length"] == "all"
+    cpu = torch.device("cpu")
+    one, other = (predict(m, histories, max_length=facts.max_length, device=cpu) for m in (kept[0], model))
+    np.testing.assert_array_equal(one, other)
+    shorter = predict(model, histories, max_length=5, device=cpu)
+    assert not np.allclose(one, shorter)
+
+
+def facts_data(folder):
+    return (folder / json.loads((folder / "run.json").read_text())["inputs"]["data"]).resolve()
+
+
+def test_a_head_alone_makes_no_step_and_learns_from_the_validation_users_too(encoder_folder, tmp_path):
+    text = WINNING.replace("item_weights = true", "train_readout = false")
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    metrics = finetune.run(
+        tmp_path / "mine.toml",
+        encoder=encoder_folder,
+        output=tmp_path / "out",
+        adapter_name="none",
+        seeds=[0],
+        overrides=["device=cpu"],
+        progress="silent",
+    )
+    (record,) = metrics["curves"]
+    assert (record["epoch"], record["step"], record["loss"]) == (0, 0, None)
+    assert record["head_C"] > 0
+    assert (tmp_path / "out" / "report.html").is_file()
+    loaded = load_task(tmp_path / "out")
+    prepared = open_prepared(facts_data(tmp_path / "out"))
+    attribute = read_attribute(prepared, column="gender")
+    split = split_users(attribute, fractions=(0.7, 0.03, 0.27), stratified=True, seed=0)
+    learned = attribute.rows[np.concatenate([split.train, split.validation])]
+    model = loaded.model
+    with torch.no_grad():
+        vectors = user_vectors(
+            model.base_encoder,
+            prepared.sequences("histories"),
+            rows=learned,
+            max_length=loaded.facts.max_length,
+            readout=model.reader,
+            window=model.window,
+            device=torch.device("cpu"),
+        )
+    torch.testing.assert_close(model.head.norm.center, vectors.double().mean(0).float(), atol=1e-5, rtol=1e-4)

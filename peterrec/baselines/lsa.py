@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from peterrec.baselines.item_matrix import Histories
-from peterrec.baselines.logistic import Logistic
 from peterrec.baselines.majority import Majority
 from peterrec.baselines.tfidf import TfIdf
 from peterrec.data.vocabulary import FIRST_ITEM
+from peterrec.heads.logistic import Logistic
 
 
 class LatentSemantic:

@@ -17,6 +17,17 @@ class Readout(enum.StrEnum):
     mean = "mean"
     last = "last"
     tcl = "tcl"
+    tcl_ends = "tcl_ends"
+    first_last = "first_last"
+    sqrtn = "sqrtn"
+    attention = "attention"
+
+
+def events(text: str) -> str:
+    """`all`, or a number above 0; raises typer.BadParameter for anything else."""
+    if text != "all" and (not text.isdecimal() or int(text) < 1):
+        raise typer.BadParameter(f"{text!r} is neither a number above 0 nor the word all.")
+    return text
 
 
 def predict(
@@ -89,7 +100,11 @@ def encode(
         Readout | None, typer.Option(help="How hidden states become a vector. [default: the encoder's]")
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Events read of each user. [default: the encoder's]")
+        str | None,
+        typer.Option(parser=events, metavar="N|all", help="Events read of each user. [default: the encoder's]"),
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Positions encoded together. [default: as many as the encoder takes]")
     ] = None,
     device: options.Where = Device.auto,
     overwrite: options.Overwrite = False,
@@ -105,7 +120,7 @@ def encode(
     encoder_folder(encoder)
     given = LogOptions(user, item, time, time_unit, None, users_column, format)
     if not log:
-        refuse_without_log(context, but=("encoder", "output", "readout", "max_length", "device", "overwrite"))
+        refuse_without_log(context, but=("encoder", "output", "readout", "max_length", "window", "device", "overwrite"))
         log, given = world_log()
     with open_log_input(log, given) as opened:
         counts = stage.run(
@@ -116,7 +131,8 @@ def encode(
             users=users,
             users_column=given.column_of_users,
             readout=None if readout is None else readout.value,
-            max_length=max_length,
+            max_length=None if max_length is None else "all" if max_length == "all" else int(max_length),
+            window=window,
             bad_rows=bad_rows.value,
             memory_limit=memory_limit,
             device=device.value,

@@ -2,10 +2,31 @@
 
 from transformers import AutoConfig, AutoModel
 
-from peterrec.encoders.config import NextItNetConfig
+from peterrec.encoders.dupn import DUPN
+from peterrec.encoders.dupn_config import DUPNConfig
+from peterrec.encoders.grec import GRec
+from peterrec.encoders.grec_config import GRecConfig
+from peterrec.encoders.loading import ENCODERS
 from peterrec.encoders.nextitnet import NextItNet
+from peterrec.encoders.nextitnet_config import NextItNetConfig
+from peterrec.encoders.pooled import PooledItems
+from peterrec.encoders.pooled_config import PooledConfig
+from peterrec.encoders.sasrec import SASRec
+from peterrec.encoders.sasrec_config import SASRecConfig
 
-AutoConfig.register(NextItNetConfig.model_type, NextItNetConfig, exist_ok=True)
-AutoModel.register(NextItNetConfig, NextItNet, exist_ok=True)
+for _config, _model in ENCODERS.values():
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModel.register(_config, _model, exist_ok=True)
 
-__all__ = ["NextItNet", "NextItNetConfig"]
+__all__ = [
+    "DUPN",
+    "DUPNConfig",
+    "GRec",
+    "GRecConfig",
+    "NextItNet",
+    "NextItNetConfig",
+    "PooledConfig",
+    "PooledItems",
+    "SASRec",
+    "SASRecConfig",
+]

@@ -6,7 +6,22 @@ from peterrec.encoders.time_major import DilatedConv
 
 
 class Block(GradientCheckpointingLayer):
-    """What the blocks share: whether they run as one function."""
+    """A block of an encoder, from `(B, L, D)` to `(B, L, D)`; it names the modules inside that tuners may wrap.
+
+    maps: whose output a serial patch reads. layers: beside which a parallel patch goes. tail: what ends the last of the
+    layers, so that one serial patch a block stands there. units: layers with the norm and ReLU that follow them.
+    norms: every norm. Where a block has no such place, the names are empty.
+    """
+
+    maps: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    tail: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+
+
+class DilatedBlock(Block):
+    """What the blocks of dilated convolutions share: whether they run as one function."""
 
     _fused = True
 

@@ -24,6 +24,7 @@ from peterrec.encoders.dilated import (
     Unit,
 )
 from peterrec.encoders.dropout import Dropout
+from peterrec.encoders.input_rings import Ring
 
 Keep = Callable[[Tensor], None]
 BARE = (
@@ -35,18 +36,13 @@ BARE = (
 class BlockStep(Protocol):
     """What `Increment` asks of a block.
 
-    `reads` says for each convolution in what form `past` holds its past inputs: `product`, that of its past taps
-    `(B, D_out)`, which the step may write into; `taps`, `(B, taps · D_in)`; `window`, all that it may read
-    `(span, B, D_in)`; oldest first. `spans` says how many past inputs, of `width` each, that may be. `whole`: the block
-    as a whole remembers its inputs, not its convolutions. `convolutions` has those of which more than a window is read
-    at their numbers.
+    `rings` says what it remembers: the past inputs of each convolution, or, `whole`, its own. The `past` that it is
+    given has for each what is read, in the form of `Ring.reads`: `product`, that of the past taps `(B, D_out)`, which
+    the step may write into; `taps`, `(B, taps · D_in)`; `window`, all that may be read `(span, B, D_in)`; oldest first.
     """
 
-    reads: tuple[str, ...]
-    spans: tuple[int, ...]
-    width: int
+    rings: tuple[Ring, ...]
     whole: bool
-    convolutions: tuple[DilatedConv | None, ...]
 
     def encode(self, hidden: Tensor, mask: Tensor, domain_ids: Tensor | None, keep: Keep) -> Tensor:
         """Maps `(B, L, D)` to `(B, L, D)`; `keep` gets the inputs of each convolution in turn, zero where `mask` is."""
@@ -63,11 +59,11 @@ class PlainStep:
     whole = False
 
     def __init__(self, block: PlainBlock, channels: int):
-        self.spans, self.width = block.spans, channels
         self.units = (block.unit1, block.unit2)
         self.steps = [UnitStep(unit) for unit in self.units]
-        self.reads: tuple[str, ...] = tuple(step.conv.reads for step in self.steps)
-        self.convolutions = tuple(step.conv.convolution for step in self.steps)
+        self.rings = tuple(
+            step.conv.ring(span=span, width=channels) for step, span in zip(self.steps, block.spans, strict=True)
+        )
 
     def encode(self, hidden: Tensor, mask: Tensor, domain_ids: Tensor | None, keep: Keep) -> Tensor:
         inner = hidden
@@ -91,11 +87,9 @@ class BottleneckStep:
     whole = False
 
     def __init__(self, block: BottleneckBlock, channels: int):
-        self.spans, self.width = block.spans, channels // 2
         self.block = block
         self.step = ConvStep(block.unit2.conv)
-        self.reads: tuple[str, ...] = (self.step.reads,)
-        self.convolutions = (self.step.convolution,)
+        self.rings = (self.step.ring(span=block.spans[0], width=channels // 2),)
 
     def encode(self, hidden: Tensor, mask: Tensor, domain_ids: Tensor | None, keep: Keep) -> Tensor:
         inner = self._before(hidden, domain_ids) * mask
@@ -155,14 +149,14 @@ class WholeBlockStep:
     `(B, span + 1)`.
     """
 
-    reads: tuple[str, ...] = ("window",)
     whole = True
-    convolutions: tuple[DilatedConv | None, ...] = ()
 
     def __init__(self, encoder: UserEncoder, number: int):
         self.encoder = encoder
         self.number = number
-        self.spans, self.width = (encoder.spans[number],), encoder.config.hidden_size
+        span = encoder.spans[number]
+        assert span is not None, "only encoders whose blocks read so far back come here"
+        self.rings = (Ring("window", whole=True, taps=span, dilation=1, width=encoder.config.hidden_size, conv=None),)
 
     def encode(self, hidden: Tensor, mask: Tensor, domain_ids: Tensor | None, keep: Keep) -> Tensor:
         keep(hidden * mask)

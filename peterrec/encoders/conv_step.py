@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from peterrec.encoders.bare import is_bare
 from peterrec.encoders.dilated import DilatedConv, TimeMajorLinear, Unit, trailing
+from peterrec.encoders.input_rings import Ring
 from peterrec.encoders.positionwise import opened
 
 
@@ -26,6 +27,15 @@ class ConvStep:
             self.reads, self.convolution = "taps", conv
             if is_bare(conv.linear, TimeMajorLinear, "weight", "bias"):
                 self.reads, self.newest = "product", newest_tap(conv)
+
+    def ring(self, *, span: int, width: int) -> Ring:
+        """What it remembers: its last `span` inputs."""
+        if self.convolution is None:
+            return Ring(self.reads, whole=False, taps=span, dilation=1, width=width, conv=None)
+        dilation = self.convolution.dilation
+        return Ring(
+            self.reads, whole=False, taps=span // dilation, dilation=dilation, width=width, conv=self.convolution
+        )
 
     def advance(self, past: Tensor, new: Tensor, domain_ids: Tensor | None) -> Tensor:
         """The output `(B, 1, D_out)` at the new position, of what was read before and the new input `(B, D_in)`."""

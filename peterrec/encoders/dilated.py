@@ -17,16 +17,12 @@ makes its convolutions gather their taps, so that the block is differentiable an
 from torch import Tensor, nn
 
 from peterrec.encoders.bare import is_bare, traces
-from peterrec.encoders.block import Block
+from peterrec.encoders.block import DilatedBlock
 from peterrec.encoders.dropout import Dropout
 from peterrec.encoders.fused_bottleneck import BottleneckPlan, BottleneckWeights, fused_bottleneck_block
 from peterrec.encoders.fused_plain import PlainPlan, PlainWeights, fused_plain_block
 from peterrec.encoders.positionwise import Positionwise
-from peterrec.encoders.time_major import (
-    DilatedConv,
-    TimeMajorLayerNorm,
-    TimeMajorLinear,
-)
+from peterrec.encoders.time_major import DilatedConv, TimeMajorLayerNorm, TimeMajorLinear
 from peterrec.encoders.time_major import TimeMajorEmbedding as TimeMajorEmbedding
 
 BOTH = ("weight", "bias")
@@ -108,10 +104,13 @@ def _cleared(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask[:, -x.shape[1] :]
 
 
-class PlainBlock(Block):
+class PlainBlock(DilatedBlock):
     """`x + ReLU(LN2(conv_2d(ReLU(LN1(conv_d(x))))))` (NextItNet, WSDM 2019, Fig. 3b)."""
 
     convolutions = 2  # taken from `dilations`
+    maps = layers = ("unit1.conv", "unit2.conv")
+    tail, units = ("unit2.activation",), ("unit1", "unit2")  # a leaf: patches there stand beside those on convolutions
+    norms = ("unit1.norm", "unit2.norm")
 
     def __init__(
         self,
@@ -176,10 +175,13 @@ class PlainBlock(Block):
         return fused_plain_block(x.transpose(0, 1), weights, plan).transpose(0, 1)
 
 
-class BottleneckBlock(Block):
+class BottleneckBlock(DilatedBlock):
     """Pre-activated 1×1 (D → D/2), dilated convolution, 1×1 (D/2 → D), plus the input (NextItNet, Fig. 3a)."""
 
     convolutions = 1  # taken from `dilations`
+    maps = layers = ("unit2.conv",)
+    tail = ("unit3.linear",)
+    norms = ("unit1.norm", "unit2.norm", "unit3.norm")
 
     def __init__(
         self,

@@ -1,10 +1,13 @@
 """Notices that an encoder is no longer what it was when something was computed with it."""
 
-from itertools import chain
+from itertools import chain, repeat
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules import module as every
+
+_version = attrgetter("_version")
 
 
 class EncoderWatch:
@@ -16,11 +19,12 @@ class EncoderWatch:
     """
 
     def __init__(self, encoder: nn.Module):
-        self._encoder = encoder
-        self._children = [
-            (module._modules, name, child) for module in encoder.modules() for name, child in module.named_children()
-        ]
+        children = [(own._modules, *each) for own in encoder.modules() for each in own.named_children()]
+        self._parents, self._names, self._children = (
+            map(list, zip(*children, strict=True)) if children else ([], [], [])
+        )
         self._tensors = [*encoder.parameters(), *encoder.buffers()]
+        self._counted = [tensor for tensor in self._tensors if not tensor.is_inference()]  # others keep no count
         self._tuned = tuned_modules(encoder)
         self._own = [module.__dict__ for module in encoder.modules()]
         self._hooks = [own[hooks] for own in self._own for hooks in ("_forward_pre_hooks", "_forward_hooks")]
@@ -29,14 +33,17 @@ class EncoderWatch:
 
     def unchanged(self) -> bool:
         """Whether the encoder computes what it computed then."""
-        return all(modules.get(name) is child for modules, name, child in self._children) and self._then == self._now()
+        # lists of the same objects compare at once
+        return list(map(dict.get, self._parents, self._names)) == self._children and self._then == self._now()
 
     def _now(self) -> tuple[list[Any], ...]:
+        # loops that Python does not run itself: this is asked before every event of a user
         return (
-            [(_version(tensor), tensor.data_ptr()) for tensor in self._tensors],
+            list(map(_version, self._counted)),
+            list(map(Tensor.data_ptr, self._tensors)),
             [_adapters(module) for module in self._tuned],
-            list(chain.from_iterable(self._hooks)),  # their numbers, which are given once
-            [own.get("forward") for own in self._own],
+            list(chain.from_iterable(self._hooks)) if any(self._hooks) else [],  # their numbers, which are given once
+            list(map(dict.get, self._own, repeat("forward"))),
         )
 
 
@@ -46,10 +53,6 @@ def tuned_modules(encoder: nn.Module) -> list[Any]:
     Each has `active_adapters` and `disable_adapters` (as properties; transformers has methods of these names).
     """
     return [m for m in encoder.modules() if isinstance(getattr(type(m), "active_adapters", None), property)]
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version  # those made in inference mode keep no count
 
 
 def _adapters(module: Any) -> tuple[Any, ...]:

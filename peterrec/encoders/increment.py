@@ -1,8 +1,7 @@
 """One more position through the blocks of a causal encoder, from the past inputs that its layers remember."""
 
-from dataclasses import dataclass
-from functools import partial
-from itertools import count
+from collections.abc import Sequence
+from itertools import accumulate, count
 from typing import Any
 
 import torch
@@ -11,43 +10,25 @@ from torch import Tensor, nn
 from peterrec.encoders.bare import is_bare
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.block_steps import step_of
-from peterrec.encoders.dilated import DilatedConv, TimeMajorEmbedding
-from peterrec.encoders.input_rings import InputRings, Places
+from peterrec.encoders.dilated import TimeMajorEmbedding
+from peterrec.encoders.input_rings import Lines, RingGroup
 from peterrec.errors import SettingsError
-
-READS = ("product", "taps", "window", "block")
-
-
-@dataclass(frozen=True)
-class Ring:
-    """The ring of a convolution or of a whole block, and in what form its step reads it."""
-
-    reads: str
-    number: int  # among the rings of its memory
-    span: int
-    conv: DilatedConv | None  # where taps are read
-
-    @property
-    def backs(self) -> list[int]:
-        """How many events ago the inputs were taken that are read, oldest first."""
-        if self.conv is None:
-            return list(range(self.span, 0, -1))
-        return [tap * self.conv.dilation for tap in range(self.conv.kernel_size - 1, 0, -1)]
 
 
 class Increment:
     """The blocks of an encoder as they now are, ready to take one new position of many users at a time.
 
-    What convolutions remember stands in `rings`, what whole blocks do in `block_rings`. The past taps of all
-    convolutions are one gather, and in blocks where nothing is wrapped one batched product; each convolution then adds
-    the product of its new input. Raises SettingsError for an encoder that is not causal, or computes otherwise than
-    `UserEncoder` does.
+    `groups` are the rings of what convolutions and whole blocks remember, alike ones together: where the weights of
+    convolutions may be read, one batched product a group is that of all their past taps, on what a line holds as it
+    stands; each convolution then adds the product of its new input. Raises SettingsError for an encoder that is not
+    causal, or computes otherwise than `UserEncoder` does.
     """
 
     def __init__(self, encoder: UserEncoder):
         _check(encoder)
         self.encoder = encoder
         self.device, self.dtype = encoder.device, encoder.dtype
+        self.channels: int = encoder.config.hidden_size
         table = encoder.get_input_embeddings()
         self._table: Tensor | None = None
         if (
@@ -55,39 +36,21 @@ class Increment:
             and is_bare(table, TimeMajorEmbedding)
             and is_bare(encoder.embed_dropout, nn.Dropout)
         ):
-            self._table = table.weight
+            self._table = table.weight.detach()
         self._steps = [step_of(encoder, number) for number in range(len(encoder.blocks))]
-        self._order: list[list[tuple[str, int]]] = []  # of each step: in which form, and at which place of that
-        self._found: dict[str, list[Ring]] = {reads: [] for reads in READS}
-        spans: dict[bool, list[int]] = {False: [], True: []}
-        for step in self._steps:
-            self._order.append([])
-            for number, (reads, span) in enumerate(zip(step.reads, step.spans, strict=True)):
-                kind = "block" if step.whole else reads
-                conv = step.convolutions[number] if kind in ("product", "taps") else None
-                self._order[-1].append((kind, len(self._found[kind])))
-                self._found[kind].append(Ring(kind, len(spans[step.whole]), span, conv))
-                spans[step.whole].append(span)
-        width = next((step.width for step in self._steps if not step.whole), encoder.config.hidden_size)
-        self.rings = InputRings(spans[False], width=width, device=self.device)
-        self.block_rings = InputRings(spans[True], width=encoder.config.hidden_size, device=self.device)
-        self._find_places()
-
-    def _find_places(self) -> None:
-        found, rings = self._found, self.rings
-        tapped = found["product"] + found["taps"]
-        self._taps = _places(rings, tapped, len(tapped), 1, -1) if tapped else None
-        self._windows = _places(rings, found["window"], -1, 1) if found["window"] else None
-        self._block_windows = _places(self.block_rings, found["block"], -1, 1) if found["block"] else None
-        self._newest = rings.places(range(len(rings.spans)), [0] * len(rings.spans), -1, 1)
-        blocks = len(self.block_rings.spans)
-        self._newest_block = self.block_rings.places(range(blocks), [0] * blocks, -1, 1)
-        bare = [ring.conv.linear for ring in found["product"] if ring.conv is not None]
-        self._weight = self._bias = None
-        if bare:
-            past = bare[0].in_features - rings.width
-            self._weight = torch.stack([linear.weight.detach()[:, :past].t() for linear in bare])
-            self._bias = torch.stack([linear.bias.detach() for linear in bare]).unsqueeze(1)
+        rings = [ring for step in self._steps for ring in step.rings]
+        kinds = list(dict.fromkeys(ring.kind for ring in rings))
+        self.groups = [RingGroup([ring for ring in rings if ring.kind == kind]) for kind in kinds]
+        places = {kind: count() for kind in kinds}
+        # of each ring, as they come, its group and its place there
+        self.order = [(kinds.index(ring.kind), next(places[ring.kind])) for ring in rings]
+        ends = list(accumulate((len(step.rings) for step in self._steps), initial=0))
+        self._runs = list(zip(self._steps, ends[:-1], ends[1:], strict=True))
+        # how many lines a ring of each group has, to go with a row of users
+        dilations = [group.dilation for group in self.groups]
+        self.dilations = torch.tensor(dilations, dtype=torch.long, device=self.device).unsqueeze(1)
+        self._weights = [PastWeights(group) if group.reads == "product" else None for group in self.groups]
+        self._on_cpu = self.device.type == "cpu"
 
     def embed(self, items: Tensor) -> Tensor:
         """Item rows `(B,)`, none of them PAD, to embeddings `(B, D)`."""
@@ -95,90 +58,98 @@ class Increment:
             return torch.embedding(self._table, items)
         return self.encoder.embed(items.unsqueeze(1))[0].squeeze(1)
 
-    def encode(self, hidden: Tensor, valid: Tensor, domain_ids: Tensor | None, memory: list[Tensor]) -> Tensor:
-        """Embeddings of histories `(B, L, D)`, all ending in the last column, to their states; fills their `memory`."""
-        mask = valid.unsqueeze(2).to(hidden.dtype)
-        clock, users = valid.sum(dim=1), torch.arange(len(valid), device=valid.device)
-        numbers = {False: count(), True: count()}  # of the next ring of a convolution, of a whole block
+    def products(self, users: int) -> list["Products | None"]:
+        """Where `advance` may put the products of B users' past taps: for each group that has any."""
+        return [
+            None if own is None else Products(own.all.new_empty(len(own.all), users, own.all.shape[2]))
+            for own in self._weights
+        ]
 
-        def keep(inputs: Tensor, *, whole: bool) -> None:
-            rings, kept, number = self.block_rings if whole else self.rings, memory[whole], next(numbers[whole])
-            span = min(rings.spans[number], inputs.shape[1])
-            places = rings.places([number] * span, list(range(span, 0, -1)), -1, 1)
-            rows = places.rows(clock, users * rings.size)
-            newest = inputs[:, -span:].transpose(0, 1).reshape(-1, rings.width)
-            kept[rows.view(-1)] = newest.to(kept.dtype)
+    def encode(self, hidden: Tensor, valid: Tensor, domain_ids: Tensor | None, memory: Sequence[Tensor]) -> Tensor:
+        """Embeddings of histories `(B, L, D)`, all ending in the last column, to their states.
+
+        `memory` has the users' rings, a tensor a group, which are filled.
+        """
+        mask = valid.unsqueeze(2).to(hidden.dtype)
+        clock, places = valid.sum(dim=1), iter(self.order)
+
+        def keep(inputs: Tensor) -> None:
+            number, place = next(places)
+            group = self.groups[number]
+            group.put(memory[number], place, inputs[:, -group.span :], clock)
 
         for step in self._steps:
-            hidden = step.encode(hidden, mask, domain_ids, partial(keep, whole=step.whole))
+            hidden = step.encode(hidden, mask, domain_ids, keep)
         return hidden
 
     def advance(
         self,
         hidden: Tensor,
+        lines: Sequence[Lines],
+        products: Sequence["Products | None"],
         clock: Tensor,
-        users: Tensor,
         domain_ids: Tensor | None,
-        memory: list[Tensor],
         *,
         remember: bool,
     ) -> Tensor:
-        """Embeddings `(B, D)` of the next event of `users` `(B,)` to their new states `(B, D)`.
+        """Embeddings `(B, D)` of the next event of some users to their new states `(B, D)`.
 
-        `clock` `(B,)` are the events that they have had. With `remember` the event stays in `memory`.
+        `lines` are those of each group that this event reads, `clock` `(B,)` the events that the users have had;
+        `products` are overwritten. With `remember` the event goes into the lines.
         """
-        past = self._past(clock, users, memory)
+        found = [self._past(number, lines[number], products[number]) for number in range(len(lines))]
+        past = [found[group][place] for group, place in self.order]
         inputs: list[Tensor] = []
-        block_inputs: list[Tensor] = []
-        for step, order in zip(self._steps, self._order, strict=True):
-            own = [past[reads][place] for reads, place in order]
+        for step, first, stop in self._runs:
+            own = past[first:stop]
             if step.whole:
                 window = own[0]
                 back = torch.arange(len(window), -1, -1, device=self.device)
                 own.append(back <= clock.unsqueeze(1))  # which positions of the window are no earlier than the first
-            hidden = step.advance(hidden, own, domain_ids, block_inputs if step.whole else inputs)
-        if remember:
-            for kept, newest, places, rings in zip(
-                memory,
-                (inputs, block_inputs),
-                (self._newest, self._newest_block),
-                (self.rings, self.block_rings),
-                strict=True,
-            ):
-                if newest:
-                    rows = places.rows(clock, users * rings.size)
-                    kept[rows.view(-1)] = torch.cat(newest).to(kept.dtype)  # twice as quick as index_copy_
+            hidden = step.advance(hidden, own, domain_ids, inputs)
+        if remember and inputs:
+            for own in lines:
+                own.move_up()
+            newest = [lines[group].newest[place] for group, place in self.order]
+            torch._foreach_copy_(newest, inputs)  # type: ignore[attr-defined]  # one call for all
         return hidden
 
-    def _past(self, clock: Tensor, users: Tensor, memory: list[Tensor]) -> dict[str, list[Tensor]]:
-        """For each form of reading, what is read by each ring that is read so."""
-        past: dict[str, list[Tensor]] = {}
-        offset = users * self.rings.size
-        if self._taps is not None:
-            rows = self._taps.rows(clock.view(1, -1, 1), offset.view(1, -1, 1))
-            # half the time of index_select
-            taps = torch.embedding(memory[0], rows.view(-1)).to(self.dtype).view(len(rows), len(clock), -1)
-            bare = 0
-            if self._weight is not None and self._bias is not None:
-                bare = len(self._weight)
-                past["product"] = list(torch.baddbmm(self._bias, taps[:bare], self._weight).unbind(0))
-            past["taps"] = list(taps[bare:].unbind(0)) if len(taps) > bare else []
-        if self._windows is not None:
-            past["window"] = self._windowed("window", self._windows, clock, offset, memory[0])
-        if self._block_windows is not None:
-            offset = users * self.block_rings.size
-            past["block"] = self._windowed("block", self._block_windows, clock, offset, memory[1])
-        return past
-
-    def _windowed(self, reads: str, places: Places, clock: Tensor, offset: Tensor, memory: Tensor) -> list[Tensor]:
-        rows = places.rows(clock, offset)
-        inputs = torch.embedding(memory, rows.view(-1)).to(self.dtype).view(*rows.shape, -1)
-        return list(inputs.split([ring.span for ring in self._found[reads]]))
+    def _past(self, number: int, lines: Lines, products: "Products | None") -> Sequence[Tensor]:
+        """What the rings of a group read, each in the form that its step wants."""
+        group, weights = self.groups[number], self._weights[number]
+        same = lines.matrices.dtype == self.dtype
+        numbers = lines.matrices if same else lines.matrices.to(self.dtype)
+        if weights is not None and products is not None:
+            if numbers.shape[1] == 1 and self._on_cpu:
+                each = lines.each if same else numbers.unbind(0)
+                # for one user: a batch of products, however small, wakes all threads, and waits for them
+                for read, weight, bias, product in zip(each, weights.each, weights.biases, products.each, strict=True):
+                    torch.addmm(bias, read, weight, out=product)
+            else:
+                torch.baddbmm(weights.bias, numbers, weights.all, out=products.all)
+            return products.each
+        if group.reads == "taps":
+            return numbers.unbind(0)
+        return numbers.unflatten(2, (group.taps, group.width)).transpose(1, 2).unbind(0)
 
 
-def _places(rings: InputRings, read: list[Ring], *shape: int) -> Places:
-    pairs = [(ring.number, back) for ring in read for back in ring.backs]
-    return rings.places([number for number, _ in pairs], [back for _, back in pairs], *shape)
+class Products:
+    """What the past taps of a group's n convolutions add up to, `(n, B, D_out)`, and that of each."""
+
+    def __init__(self, numbers: Tensor):
+        self.all = numbers
+        self.each = numbers.unbind(0)
+
+
+class PastWeights:
+    """The weights of the past taps of n convolutions, `(n, taps · D_in, D_out)`, and biases `(n, 1, D_out)`."""
+
+    def __init__(self, group: RingGroup):
+        linears = [ring.conv.linear for ring in group.rings if ring.conv is not None]
+        past = group.taps * group.width
+        self.all = torch.stack([linear.weight.detach()[:, :past].t() for linear in linears]).contiguous()
+        self.bias = torch.stack([linear.bias.detach() for linear in linears]).unsqueeze(1)
+        self.each, self.biases = self.all.unbind(0), self.bias.unbind(0)
 
 
 def base_of(encoder: nn.Module) -> UserEncoder:
@@ -227,3 +198,8 @@ def _check(encoder: UserEncoder) -> None:
                 f"{type(encoder).__name__} has a {name} of its own, which user states do not know: encode its "
                 "histories as a whole."
             )
+    if None in encoder.spans:
+        raise SettingsError(
+            f"The blocks of {type(encoder).__name__} read all earlier events, of which a user state has no memory: "
+            "encode its histories as a whole."
+        )

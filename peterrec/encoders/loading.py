@@ -1,6 +1,7 @@
 """Loads a saved encoder through a closed configuration and strict safetensors; nothing in a folder can run code."""
 
 import hashlib
+import inspect
 import json
 from pathlib import Path
 
@@ -9,25 +10,38 @@ from safetensors.torch import save_file
 
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.encoders.base import UserEncoder
-from peterrec.encoders.config import NextItNetConfig
+from peterrec.encoders.config import UserEncoderConfig
+from peterrec.encoders.dupn import DUPN
+from peterrec.encoders.dupn_config import DUPNConfig
+from peterrec.encoders.grec import GRec
+from peterrec.encoders.grec_config import GRecConfig
 from peterrec.encoders.nextitnet import NextItNet
+from peterrec.encoders.nextitnet_config import NextItNetConfig
+from peterrec.encoders.pooled import PooledItems
+from peterrec.encoders.pooled_config import PooledConfig
+from peterrec.encoders.sasrec import SASRec
+from peterrec.encoders.sasrec_config import SASRecConfig
 from peterrec.errors import RefusedError, SettingsError, did_you_mean
 
-ENCODERS: dict[str, tuple[type[NextItNetConfig], type[UserEncoder]]] = {
+ENCODERS: dict[str, tuple[type[UserEncoderConfig], type[UserEncoder]]] = {
     "nextitnet": (NextItNetConfig, NextItNet),
+    "grec": (GRecConfig, GRec),
+    "sasrec": (SASRecConfig, SASRec),
+    "dupn": (DUPNConfig, DUPN),
+    "pooled": (PooledConfig, PooledItems),
 }
 # written by `save_pretrained` and without influence on what is built
 BOOKKEEPING = {"architectures", "transformers_version", "dtype", "model_type", "torch_dtype"}
 
 
-def encoder_class(name: str) -> tuple[type[NextItNetConfig], type[UserEncoder]]:
+def encoder_class(name: str) -> tuple[type[UserEncoderConfig], type[UserEncoder]]:
     """Configuration and class of the encoder `name`; raises SettingsError for an unknown one."""
     if name not in ENCODERS:
         raise SettingsError(f"There is no encoder {name!r}. {did_you_mean(name, ENCODERS)}")
     return ENCODERS[name]
 
 
-def read_config(folder: Path) -> NextItNetConfig:
+def read_config(folder: Path) -> UserEncoderConfig:
     """Reads `config.json` into a known configuration; raises RefusedError for anything it does not know."""
     path = folder / "config.json"
     try:
@@ -135,8 +149,10 @@ def _weights(folder: Path) -> Path:
     return path
 
 
-def _fields(config_class: type[NextItNetConfig]) -> set[str]:
-    return {name for name in config_class.__annotations__ if name != "model_type"}
+def _fields(config_class: type[UserEncoderConfig]) -> set[str]:
+    """The fields of a configuration that are ours: its own, and those that all encoders share."""
+    ours = [cls for cls in config_class.__mro__ if issubclass(cls, UserEncoderConfig)]
+    return {name for cls in ours for name in inspect.get_annotations(cls)} - {"model_type"}
 
 
 def _plain(value: object) -> object:

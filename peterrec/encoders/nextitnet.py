@@ -2,10 +2,9 @@
 
 from torch import nn
 
-from peterrec.data.vocabulary import PAD
 from peterrec.encoders.base import UserEncoder
-from peterrec.encoders.config import NextItNetConfig
-from peterrec.encoders.dilated import BLOCKS, TimeMajorEmbedding
+from peterrec.encoders.dilated import BLOCKS
+from peterrec.encoders.nextitnet_config import NextItNetConfig
 
 
 class NextItNet(UserEncoder):
@@ -20,8 +19,6 @@ class NextItNet(UserEncoder):
 
     def __init__(self, config: NextItNetConfig):
         super().__init__(config)
-        self.embed_tokens = TimeMajorEmbedding(config.vocab_size, config.hidden_size, padding_idx=PAD)
-        self.embed_dropout = nn.Dropout(config.dropout)
         block = BLOCKS[config.block]
         blocks = [
             block(
@@ -36,5 +33,4 @@ class NextItNet(UserEncoder):
         ]
         self.blocks = nn.ModuleList(blocks)
         self.spans = tuple(sum(block.spans) for block in blocks)
-        self.output = None if config.tie_output else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()

@@ -1,5 +1,6 @@
 """Clearing the padded rows of time-major matrices, at a cost that goes with the padding."""
 
+import torch
 from torch import Tensor
 
 from peterrec.encoders.bare import traces
@@ -36,3 +37,32 @@ def stands_on_the_right(valid: Tensor) -> bool:
 def is_readable(tensor: Tensor) -> bool:
     """Whether a decision may rest on the tensor's values: on the CPU, and not while torch records the program."""
     return tensor.device.type == "cpu" and not traces()
+
+
+class PaddingLast:
+    """Moves the padding of rows `(B, L, …)` behind what is valid, and back; `valid` is `(B, L)`. Waits for no device.
+
+    Only the first `keep` columns are kept, which must hold all that is valid.
+    """
+
+    def __init__(self, valid: Tensor, *, keep: int | None = None):
+        before = valid.cumsum(dim=1)
+        padded = torch.arange(1, valid.shape[1] + 1, device=valid.device) - before
+        self._keep = keep
+        self._places = torch.where(valid, before, before[:, -1:] + padded).sub(1).t()  # time-major, as what is moved
+
+    def move(self, rows: Tensor) -> Tensor:
+        """`(B, L, …)` to `(B, min(L, keep), …)`, padding last."""
+        rows = rows.transpose(0, 1)
+        moved = torch.empty_like(rows, memory_format=torch.contiguous_format).scatter(0, self._of(rows), rows)
+        return moved[: self._keep].transpose(0, 1)
+
+    def back(self, rows: Tensor) -> Tensor:
+        """What `move` gave to `(B, L, …)`, each row in its old place; at padding it means nothing."""
+        rows = rows.transpose(0, 1)
+        return rows.gather(0, self._of(rows).clamp(max=rows.shape[0] - 1)).transpose(0, 1)
+
+    def _of(self, rows: Tensor) -> Tensor:
+        """The places, as often as there are channels."""
+        places = self._places
+        return places.view(*places.shape, *[1] * (rows.dim() - 2)).expand(*places.shape, *rows.shape[2:])

@@ -57,6 +57,7 @@ class DilatedConv(nn.Module):
         self.kernel_size = kernel_size
         self.dilation = dilation
         self.causal = causal
+        self.channels = out_channels
         self.fused = True
         self.linear = TimeMajorLinear(kernel_size * in_channels, out_channels)
 

@@ -20,7 +20,7 @@ from peterrec.data.vocabulary import FIRST_ITEM, Vocabulary
 from peterrec.encoders.base import UserEncoder
 from peterrec.errors import DataError
 from peterrec.evaluation.world import world_of
-from peterrec.inference import rank_vectors, targets_of, user_vectors, whole_histories
+from peterrec.inference import next_item_states, rank_vectors, targets_of, whole_histories
 from peterrec.metrics.intervals import RankingRows, metric_intervals, paired_gain
 from peterrec.metrics.ranking import Histories, Ranks, rank_scores, ranking_metrics
 
@@ -150,7 +150,7 @@ def _blocks(sequences: Sequences, users: Ints) -> Iterator[Ints]:
 def _encoder(encoder: UserEncoder, test: Sequences, *, device: torch.device, facts: dict[str, Any]) -> Contestant:
     def block(rows: Ints) -> Rank:
         length = encoder.config.max_length
-        vectors = user_vectors(encoder, test, rows=rows, max_length=length, readout="last", device=device)
+        vectors = next_item_states(encoder, test, rows=rows, max_length=length, device=device)
         targets = targets_of(test, rows)
         return lambda removed: rank_vectors(vectors, encoder, targets, device=device, histories=removed)
 

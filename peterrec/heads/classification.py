@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,16 +22,53 @@ class HeadNorm(nn.LayerNorm):
         return super().forward(input)
 
 
+class HeadScale(nn.Module):
+    """Centres vectors `(B, D)` and divides them by one number for all, both found in the training users.
+
+    So lengths and directions keep their meaning, as in the regressions of the baselines. `domain_ids` as for
+    `HeadLinear`.
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("center", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(()))
+
+    def fit(self, vectors: Tensor) -> Tensor:
+        """Takes the mean of `vectors` `(N, D)`, and the root of their mean squared norm around it; they, so scaled."""
+        vectors = vectors.double()
+        center = vectors.mean(dim=0)
+        scale = (vectors - center).square().sum(dim=1).mean().sqrt()
+        scale = torch.where(scale > 0, scale, 1.0)
+        self.center.copy_(center)
+        self.scale.copy_(scale)
+        return (vectors - center) / scale
+
+    def forward(self, input: Tensor, domain_ids: Tensor | None = None) -> Tensor:
+        return (input - self.center) / self.scale
+
+
 class ClassificationHead(nn.Module):
     """Norm, optional hidden layers, one linear map: `(B, D)` → `(B, C)`.
 
     The norm (without weights of its own) makes the head indifferent to the scale of the user vectors, which differs
-    widely between encoders and readouts.
+    widely between encoders and readouts. With `common_scale` all vectors are divided by the same number instead.
     """
 
-    def __init__(self, channels: int, classes: int, *, hidden: Sequence[int] = (), dropout: float = 0.0):
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        *,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        common_scale: bool = False,
+    ):
         super().__init__()
-        self.norm = HeadNorm(channels, elementwise_affine=False)
+        self.norm = HeadScale(channels) if common_scale else HeadNorm(channels, elementwise_affine=False)
         widths = [channels, *hidden]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):

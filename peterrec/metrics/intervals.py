@@ -1,9 +1,10 @@
 """95 % bootstrap intervals over users.
 
 Users are drawn, not rows: all rows of a user, over all seeds, come and go together (the cluster bootstrap),
-since a second seed is no second user. The draw depends on the set of users and the seed alone, so that two
-models which were evaluated on the same users are compared on the same resamples (the paired bootstrap).
-Intervals are percentiles (Efron, 1979); they speak of other users, not of other training seeds.
+since a second seed is no second user. Where there are several seeds, these are drawn as well (the two-way
+bootstrap, Owen, 2007), so that the interval speaks of other splits and label draws too. The draw depends on
+the set of users, the number of seeds and the seed alone, so that two models which were evaluated on the same
+users are compared on the same resamples (the paired bootstrap). Intervals are percentiles (Efron, 1979).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,6 +69,11 @@ class Bootstrap:
             drawn += count * np.arange(rows)[:, None]
             drawn_counts = np.bincount(drawn.ravel(), minlength=rows * count)
             yield drawn_counts.reshape(rows, count).astype(np.float64)
+
+    def seed_shares(self, seeds: int) -> Floats:
+        """How much each of so many seeds weighs in each replicate: `(replicates, seeds)`, rows that sum to 1."""
+        random = np.random.default_rng((self.seed, seeds, 1))
+        return random.multinomial(seeds, np.full(seeds, 1 / seeds), size=self.replicates) / seeds
 
 
 class Rows(Protocol):
@@ -195,12 +201,18 @@ def _draw(
     whole = [part.measure(np.ones((1, len(place))), names) for part, place in zip(rows, places, strict=True)]
     per_seed = {name: np.concatenate([measured[name] for measured in whole]) for name in names}
     draws: dict[str, list[Floats]] = {name: [] for name in names}
+    shares = bootstrap.seed_shares(len(rows))
+    done = 0
     largest = max(len(place) for place in places)
     # Blocks are bounded by rows as well as users: a user may have many rows.
     for block in bootstrap.blocks(cells=max(1, CELLS * len(bootstrap.users) // largest)):
         measured = [part.measure(block[:, place], names) for part, place in zip(rows, places, strict=True)]
+        drawn = shares[done : done + len(block)]
+        done += len(block)
         for name in names:
-            draws[name].append(np.mean([one[name] for one in measured], axis=0))
+            # a seed that is not drawn may leave a metric undefined
+            columns = np.where(drawn > 0, np.stack([one[name] for one in measured], axis=1), 0.0)
+            draws[name].append((columns * drawn).sum(axis=1))
     return per_seed, {name: np.concatenate(blocks) for name, blocks in draws.items()}
 
 

@@ -28,6 +28,7 @@ class _SampledSoftmax(torch.autograd.Function):
         negatives: Tensor,
         log_counts: Tensor,
         target_log_counts: Tensor,
+        weights: Tensor | None,
         first_row: int,
         chunk: int,
         keep: bool,
@@ -38,6 +39,8 @@ class _SampledSoftmax(torch.autograd.Function):
         bias = log_counts.to(precise).neg().clamp(min=NEVER)
         own_bias = target_log_counts.to(precise).unsqueeze(1)
         real = (targets >= first_row).unsqueeze(1)
+        if weights is not None:
+            real = real * weights.to(precise).unsqueeze(1)
         # a row's own target is none of its negatives; they are sorted and distinct, so it is one of them at most
         place = torch.searchsorted(negatives, targets).clamp(max=len(negatives) - 1).unsqueeze(1)
         hit = negatives[place] == targets.unsqueeze(1)
@@ -64,7 +67,8 @@ class _SampledSoftmax(torch.autograd.Function):
                 grad_target[part] = -scaled
             if grad_negative is not None:
                 add_product(grad_negative, low.t(), scaled)
-        count = real.sum().clamp(min=1)
+        count = real.sum()
+        count = count.clamp(min=1) if weights is None else torch.where(count > 0, count, 1)
         ctx.save_for_backward(grad_hidden, grad_target, grad_negative, count)
         return total / count
 
@@ -72,7 +76,7 @@ class _SampledSoftmax(torch.autograd.Function):
     def backward(ctx, grad_output: Tensor):  # type: ignore[override]
         *gradients, count = ctx.saved_tensors
         scale = grad_output / count
-        return *(None if g is None else g * scale.to(g.dtype) for g in gradients), *(None,) * 7
+        return *(None if g is None else g * scale.to(g.dtype) for g in gradients), *(None,) * 8
 
 
 def sampled_softmax_loss(
@@ -84,10 +88,13 @@ def sampled_softmax_loss(
     negatives: Tensor,
     log_counts: Tensor,
     target_log_counts: Tensor,
+    weights: Tensor | None = None,
     first_row: int = FIRST_ITEM,
     chunk: int | None = None,
 ) -> Tensor:
     """Mean cross-entropy of `targets` `(N,)` among themselves and `negatives` `(K,)`, which all rows share.
+
+    With `weights` `(N,)` it is the weighted mean.
 
     The scores are the products of `hidden` `(N, D)` with the items' rows, `target_rows` `(N, D)` and `negative_rows`
     `(K, D)`, less the log of how often the item is expected among the negatives, `log_counts` `(K,)` and
@@ -107,5 +114,15 @@ def sampled_softmax_loss(
         hidden = hidden.to(torch.get_autocast_dtype(device))
     keep = torch.is_grad_enabled()  # inside of the function it never is
     return _SampledSoftmax.apply(  # type: ignore[no-any-return]
-        hidden, target_rows, negative_rows, targets, negatives, log_counts, target_log_counts, first_row, chunk, keep
+        hidden,
+        target_rows,
+        negative_rows,
+        targets,
+        negatives,
+        log_counts,
+        target_log_counts,
+        weights,
+        first_row,
+        chunk,
+        keep,
     )

@@ -1,9 +1,10 @@
 """What an encoder learns from sequences, as settings; and which softmax serves a catalogue."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from peterrec.data.views import ViewKind
 from peterrec.data.vocabulary import FIRST_ITEM
 from peterrec.errors import SettingsError
 from peterrec.settings import Settings
@@ -15,12 +16,65 @@ MOST_EXACT_ROWS = 20_000
 Sampler = Literal["log_uniform", "popularity", "in_batch"]
 
 
-class ObjectiveSettings(Settings):
-    """What the encoder learns from sequences alone."""
+Weight = Annotated[float, Field(ge=0)]
 
-    name: Literal["next_item"] = Field("next_item", description="Predict the next item at every position.")
+POSITION_LEVEL = ("next_item", "masked_item", "gap_filling")
+USER_LEVEL = ("contrast", "bag")
+
+
+class ObjectiveSettings(Settings):
+    """What the encoder learns from sequences alone: a weighted sum of objectives; a weight of 0 leaves one out."""
+
+    next_item: Weight = Field(1.0, description="Weight of: predict the next item at every position.")
+    masked_item: Weight = Field(
+        0.0, description="Weight of: predict masked items from both sides; for a two-sided encoder."
+    )
+    gap_filling: Weight = Field(
+        0.0, description="Weight of: fill the gaps of a history whose past is known as well; for the encoder grec."
+    )
+    contrast: Weight = Field(
+        0.0, description="Weight of: a user's vector from one view of the history finds that from another among users."
+    )
+    bag: Weight = Field(
+        0.0, description="Weight of: a user's vector from one view of the history predicts the items of the other."
+    )
+    next_steps: int = Field(
+        1, ge=1, description="With next_item, the next so many items are predicted from each state, all alike."
+    )
     tcl_rate: float = Field(
         0.1, ge=0, le=1, description="Share of windows with a TCL row at a random cut, which is trained so."
+    )
+    mask_rate: float = Field(0.3, gt=0, le=1, description="Share of the events that masked_item masks.")
+    last_rate: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="With masked_item, share of windows whose last event is masked in any case: what inference asks.",
+    )
+    gap_rate: float = Field(0.5, gt=0, le=1, description="Share of the events that gap_filling takes out.")
+    views: ViewKind = Field(
+        "halves",
+        description="The two views of a user: disjoint random halves of the events, two random contiguous crops, or "
+        "all events twice under other dropout.",
+    )
+    crop_share: float = Field(0.5, gt=0, le=1, description="Share of a history that a crop takes.")
+    view_length: int = Field(
+        512, ge=2, description="Most events of a user in the views; of more, a random subset, or a shorter crop."
+    )
+    temperature: float = Field(0.1, gt=0, description="Of the contrast; lower ones look at the hardest users.")
+    group_users: int = Field(
+        512, ge=2, description="Users of a group, whose views compete with each other; a process computes it whole."
+    )
+    user_passes: float = Field(1.0, gt=0, description="How often an epoch passes over the users, in contrast and bag.")
+    bag_table: Literal["own", "tied"] = Field(
+        "own", description="What scores the items of bag: a table of its own, or the encoder's item table."
+    )
+    watch: Literal["auto", "ndcg@10", "match@10", "bag_log_likelihood"] = Field(
+        "auto",
+        description="What early stopping watches. match@10: how often a validation user's vector from one half of the "
+        "history is among the ten nearest to that from the other half. bag_log_likelihood: of the items of one half, "
+        "given the other. auto: ndcg@10 where items at positions are predicted, else bag_log_likelihood with bag, else "
+        "match@10.",
     )
     softmax: Literal["auto", "exact", "sampled"] = Field(
         "auto",
@@ -43,6 +97,59 @@ class ObjectiveSettings(Settings):
         0.75, ge=0, description="For the popularity sampler; 0 draws all items alike, 1 as often as they occur."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_name(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "name" in values:
+            raise ValueError(
+                "objective.name is gone: objectives have weights now, next_item = 1.0 for what was name = "
+                '"next_item"; leave the name out'
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> "ObjectiveSettings":
+        if not self.weights:
+            names = ", ".join((*POSITION_LEVEL, *USER_LEVEL))
+            raise ValueError(f"all weights are 0, so there is nothing to learn; give one of {names} a weight above 0")
+        return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights above 0, by objective."""
+        found = {name: float(getattr(self, name)) for name in (*POSITION_LEVEL, *USER_LEVEL)}
+        return {name: weight for name, weight in found.items() if weight > 0}
+
+    @property
+    def position_level(self) -> tuple[str, ...]:
+        """The objectives with weight that predict items at positions of windows."""
+        return tuple(name for name in POSITION_LEVEL if name in self.weights)
+
+    @property
+    def user_level(self) -> tuple[str, ...]:
+        """The objectives with weight that compare users by two views of each."""
+        return tuple(name for name in USER_LEVEL if name in self.weights)
+
+    @property
+    def metric(self) -> str:
+        """The validation figure that early stopping watches."""
+        if self.watch != "auto":
+            return self.watch
+        if self.position_level:
+            return "ndcg@10"
+        return "bag_log_likelihood" if self.bag else "match@10"
+
+    @property
+    def scores_items(self) -> bool:
+        """Whether a softmax over items is part of it."""
+        return any(name != "contrast" for name in self.weights)
+
+    @property
+    def scores_by_item_table(self) -> bool:
+        """Whether that softmax is by the encoder's table."""
+        own = {"contrast", "bag"} if self.bag_table == "own" else {"contrast"}
+        return bool(self.weights.keys() - own)
+
     def sampled(self, rows: int) -> bool:
         """Whether the softmax over a table of `rows` rows is sampled.
 
@@ -57,6 +164,15 @@ class ObjectiveSettings(Settings):
         return self.softmax == "sampled" or (
             self.softmax == "auto" and rows > MOST_EXACT_ROWS and self.negatives < items
         )
+
+    def combination(self) -> str:
+        """The weighted sum in words, as a line for the log."""
+        told = " + ".join(f"{weight:g} × {name}" for name, weight in self.weights.items())
+        if any(name in USER_LEVEL for name in self.weights):
+            told += (
+                f"; views: {self.views} of at most {self.view_length:,} events, groups of {self.group_users:,} users"
+            )
+        return f"Loss: {told}."
 
     def describe(self, rows: int) -> str:
         """The choice of `sampled` and its reason, as a line for the log; raises what it raises."""

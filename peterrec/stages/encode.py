@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 
 from peterrec.data.logs.interactions import LogColumns, LogSource
 from peterrec.data.new_histories import open_histories
+from peterrec.data.reading import WHOLE
 from peterrec.encoders.loading import open_encoder
-from peterrec.inference import choose_device, user_vectors
+from peterrec.inference import choose_device, reader_of, user_vectors
 from peterrec.run_folder import atomic_file, read_run
 from peterrec.stages.output_file import refuse_existing, wanted_users
 from peterrec.stages.user_progress import user_progress
@@ -26,8 +27,9 @@ def run(
     columns: LogColumns | None = None,
     users: Path | None = None,
     users_column: str = "user",
-    readout: Literal["mean", "last", "tcl"] | None = None,
-    max_length: int | None = None,
+    readout: str | None = None,
+    max_length: int | Literal["all"] | None = None,
+    window: int | None = None,
     bad_rows: Literal["fail", "drop"] = "fail",
     memory_limit: str = "2GB",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
@@ -35,7 +37,8 @@ def run(
 ) -> dict[str, Any]:
     """Encodes the users of a log and writes `output` (Parquet): user, vector (D float32), events, events_used.
 
-    Readout and length are the encoder's own unless given. A user without known items gets zeros (the state of TCL alone
+    Readout and length are the encoder's own unless given; with `window` a history is encoded in parts of so many
+    positions, and read out over all of them. A user without known items gets zeros (the state of TCL alone
     for the readout `tcl`). Returns counts. Raises what loading the encoder and the log raise.
     """
     refuse_existing(output, overwrite=overwrite)
@@ -43,7 +46,8 @@ def run(
     read_run(encoder, stage="pretrain")
     model, vocabulary = open_encoder(encoder)
     channels = model.config.hidden_size
-    length = model.config.max_length if max_length is None else max_length
+    length = model.config.max_length if max_length is None else WHOLE if max_length == "all" else max_length
+    reader = reader_of(model.to(where), readout)  # type: ignore[arg-type]  # transformers' signature hides torch's
     with open_histories(
         source,
         columns=columns or LogColumns(),
@@ -53,7 +57,6 @@ def run(
         memory_limit=memory_limit,
     ) as found:
         sequences = found.sequences
-        model.to(where)  # type: ignore[arg-type]  # transformers' signature hides torch's
         schema = pa.schema(
             {
                 "user": pa.string(),
@@ -74,7 +77,8 @@ def run(
                     sequences,
                     rows=rows,
                     max_length=length,
-                    readout=readout or model.config.readout,
+                    readout=reader,
+                    window=window,
                     device=where,
                     advance=advance,
                 )

@@ -104,7 +104,7 @@ def _task(
         loaded.model.to(device),
         prepared.sequences("histories"),
         rows=rows,
-        max_length=facts.task.max_length,
+        max_length=facts.max_length,
         device=device,
     )
     prior = np.tile(np.asarray(facts.prior), (len(rows), 1))

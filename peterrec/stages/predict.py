@@ -75,14 +75,14 @@ def run(
                 known = lengths > 0
                 if known.any():
                     probabilities[known] = predict(
-                        task_model, sequences, rows=rows[known], max_length=facts.task.max_length, device=where
+                        task_model, sequences, rows=rows[known], max_length=facts.max_length, device=where
                     )
                 columns_of_block = [
                     sequences.users.array.slice(first, len(rows)),
                     classes.take(pa.array(probabilities.argmax(axis=1))),
                     *(pa.array(column) for column in probabilities.T.copy()),
                     pa.array(found.events[rows], pa.int64()),
-                    pa.array(np.minimum(lengths, facts.task.max_length), pa.int64()),
+                    pa.array(np.minimum(lengths, facts.max_length), pa.int64()),
                 ]
                 writer.write_table(pa.table(columns_of_block, schema=schema))
                 advance(len(rows))

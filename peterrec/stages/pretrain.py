@@ -17,7 +17,7 @@ from peterrec.report.files import write_results
 from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
 from peterrec.settings import Settings, dump, to_toml
 from peterrec.training.loop import train
-from peterrec.training.pretraining import NextItemProgram, ObjectiveSettings, PretrainingSettings
+from peterrec.training.pretraining import ObjectiveSettings, PretrainingProgram, PretrainingSettings
 from peterrec.training.processes import join
 from peterrec.training.progress import Mode, Progress
 from peterrec.training.settings import PLACING
@@ -71,7 +71,7 @@ def run(
         Path(output), stage="pretrain", overwrite=overwrite, resume=resolved, may_differ=placing
     ) as folder:
         program = _program(prepared, settings)
-        encoder, choices = program.model, program.plan()
+        encoder, choices = program.encoder, program.plan()
         shown = Progress(progress, title="pretraining")
         for line in choices:
             shown.note(line)
@@ -93,7 +93,7 @@ def run(
                     tracker=tracker,
                     progress=shown,
                 )
-            trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+            trained = sum(p.numel() for p in program.model.parameters() if p.requires_grad)
             facts = {"trained_parameters": trained, "trained_share": 1.0, "seconds": result.seconds}
             device = next(encoder.parameters()).device
             metrics = {
@@ -106,6 +106,7 @@ def run(
                     "epochs": result.epochs,
                     "best_epoch": result.best_epoch,
                     "stopped": result.stopped,
+                    "watched": program.metric,
                     "steps": result.steps,
                     "seconds": result.seconds,
                     "targets_per_second": result.targets_per_second,
@@ -166,9 +167,9 @@ def follow(job: dict[str, Any]) -> None:
     train(program, settings.training, checkpoints=None, tracker=Tracker(), progress=Progress("silent"))
 
 
-def _program(prepared: PreparedLog, settings: PretrainSettings) -> NextItemProgram:
+def _program(prepared: PreparedLog, settings: PretrainSettings) -> PretrainingProgram:
     vocabulary = prepared.vocabulary
-    return NextItemProgram(
+    return PretrainingProgram(
         build_encoder(settings, vocab_size=len(vocabulary), fingerprint=vocabulary.fingerprint),
         train=prepared.sequences("train"),
         validation=prepared.sequences("validation"),

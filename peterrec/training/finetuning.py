@@ -13,12 +13,15 @@ from peterrec.data.batches import cut, groups, plan
 from peterrec.data.sequences import Sequences
 from peterrec.data.upload import upload
 from peterrec.errors import DataError
-from peterrec.inference import POSITIONS, encode, last_events
+from peterrec.heads.classification import ClassificationHead, HeadScale
+from peterrec.heads.newton import fit_head
+from peterrec.inference import POSITIONS, encode
 from peterrec.metrics.classification import Classified
-from peterrec.model import TaskModel
+from peterrec.model import TaskModel, TaskOutput
 from peterrec.training.micro_batch import micro_batch
 from peterrec.training.settings import TrainingSettings
-from peterrec.training.standing_states import StandingStates, kept_positions
+from peterrec.training.standing_states import StandingStates
+from peterrec.training.standing_users import StandingUsers
 from peterrec.training.table_update import update_read_rows
 
 
@@ -49,9 +52,11 @@ class LabelledUsers:
 class ClassificationProgram:
     """Cross-entropy on labelled users, watched by one metric on the validation users.
 
-    What stands still is computed once: the user vectors when nothing in the encoder trains, else, within
-    `settings.cache_mb`, the states of all users below the first block in which something does. Weights and outputs are
-    those of a training without. `note` is told which it is.
+    What stands still is computed once: the user vectors when nothing in the encoder trains, or, within
+    `settings.cache_mb`, the states of all users that a readout which trains reads; else those below the first block in
+    which something trains. Weights and outputs are those of a training without. `note` is told which it is.
+
+    `max_length` may be `peterrec.data.reading.WHOLE`: all events of a history.
     """
 
     def __init__(
@@ -74,38 +79,28 @@ class ClassificationProgram:
         self._max_length = max_length
         self._settings = settings
         self._weights: NDArray[np.float64] | None = None
-        self._vectors: dict[str, Tensor] = {}
-        self._states: dict[str, StandingStates] = {}
-        if metric == "roc_auc" and len(np.unique(validation.labels)) < 2:
+        self.fits_head = isinstance(model.head, ClassificationHead) and isinstance(model.head.norm, HeadScale)
+        others = [*model.encoder.parameters(), *model.reader.parameters()]
+        # a head that is all that trains needs no steps once it is fitted
+        self.fits_all = self.fits_head and not any(parameter.requires_grad for parameter in others)
+        if metric == "roc_auc" and len(np.unique(validation.labels)) < 2 and not self.fits_all:
             raise DataError(
                 f"All {len(validation)} validation users are of one class, so {metric} says nothing of when to stop; "
                 "label more users, or split with stratified = true."
             )
-        self.standing = model.standing_blocks
-        self.states_bytes = self._bytes_of_states()
-        # states below the lowest block are item vectors, which looking up again is as quick as keeping
-        self.keeps_vectors = self.standing == len(model.base_encoder.blocks)
-        self.keeps_states = 0 < self.states_bytes <= settings.cache_mb * 2**20
+        self.standing = StandingUsers(
+            model,
+            histories,
+            parts={"train": train.rows, "validation": validation.rows},
+            max_length=max_length,
+            cache_mb=settings.cache_mb,
+        )
+        self.keeps_vectors, self.keeps_states = self.standing.keeps_vectors, self.standing.keeps_states
         of_rows = update_read_rows(model.base_encoder, settings)
         if note is not None:
-            note(self.plan())
+            note(self.standing.plan())
             if of_rows is not None:
                 note(of_rows)
-
-    def plan(self) -> str:
-        """In words: what is computed once, and what in each step."""
-        blocks, size = len(self.model.base_encoder.blocks), f"{self.states_bytes / 2**20:,.1f} MiB"
-        below = f"{self.standing} of {blocks} blocks stand still"
-        if self.keeps_vectors:
-            return "Nothing in the encoder trains: user vectors are computed once."
-        if self.keeps_states:
-            return f"{below}: the states above them are computed once ({size})."
-        if self.standing:
-            return (
-                f"{below}, but the states above them take {size}, more than cache_mb = {self._settings.cache_mb}: each "
-                "step computes them again, without gradients."
-            )
-        return "The encoder trains from its lowest block on: each step computes all of it."
 
     def steps(self, epoch: int) -> Sequence[NDArray[np.integer]]:
         """The batches of an epoch, as places in the training users."""
@@ -139,88 +134,64 @@ class ClassificationProgram:
         labels = upload(torch.from_numpy(self._train.labels[piece]), device)
         if self.keeps_vectors:
             places = upload(torch.from_numpy(piece), device)
-            chosen = self._vectors_of("train", self._train, device).index_select(0, places)
-            output = self.model.classify(chosen, labels)
+            chosen = self.standing.pooled("train", device).index_select(0, places)
+            output = self.model.classify(self.model.vectors_of_pooled(chosen), labels)
         elif self.keeps_states:
-            states, valid = self._states_of("train", self._train, device).batch(piece)
-            output = self.model(states=states, attention_mask=valid, first_block=self.standing, labels=labels)
+            output = self._from_states(self.standing.states("train", device), piece, labels)
         else:
-            ids = last_events(
-                self._histories,
-                self._train.rows[piece],
-                max_length=self.model.events_read(self._max_length),
-                readout=self.model.readout,
-            )
-            output = self.model(upload(torch.from_numpy(ids), device), labels=labels)
+            rows = self.model.reading(self._max_length).rows(self._histories, self._train.rows[piece])
+            windows = {} if rows.places is None else {"places": upload(torch.from_numpy(rows.places), device)}
+            output = self.model(upload(torch.from_numpy(rows.ids), device), labels=labels, **windows)
         assert output.loss is not None
         return output.loss, self.weight(piece)
+
+    def fit_head(self, device: torch.device, *, with_validation: bool = False) -> dict[str, float]:
+        """Sets the head to the logistic regression on the user vectors as they are; `head_C`, its penalty's inverse.
+
+        On the training users, or with those of the validation, where nothing is left to be validated. The model is on
+        `device`. There is no `head_C` where all labels are the same.
+        """
+        assert isinstance(self.model.head, ClassificationHead)
+        parts = {"train": self._train, **({"validation": self._validation} if with_validation else {})}
+        pooled = self.standing.pooled if self.keeps_vectors else self.standing.pooled_now
+        weights = self.model.class_weights
+        found = fit_head(
+            self.model.head,
+            self.model.vectors_of_pooled(torch.cat([pooled(name, device) for name in parts])).detach(),
+            np.concatenate([part.labels for part in parts.values()]),
+            class_weights=None if weights is None else weights.double().cpu().numpy(),
+            seed=self._settings.seed,
+        )
+        return {} if found is None else {"head_C": found}
 
     def validate(self) -> dict[str, float]:
         """The watched metric, accuracy and log loss on the validation users."""
         device = next(self.model.parameters()).device
         part = self._validation
         if self.keeps_vectors:
-            logits = self.model.classify(self._vectors_of("validation", part, device)).logits
+            vectors = self.model.vectors_of_pooled(self.standing.pooled("validation", device))
+            logits = self.model.classify(vectors).logits
             assert logits is not None
             probabilities = torch.softmax(logits.double(), dim=1).cpu().numpy()
         elif self.keeps_states:
-            probabilities = self._predict_from(self._states_of("validation", part, device))
+            probabilities = self._predict_from(self.standing.states("validation", device))
         else:
             probabilities = predict(
                 self.model, self._histories, rows=part.rows, max_length=self._max_length, device=device
             )
         values = Classified(part.labels, probabilities).measure(np.ones((1, len(part))))
         watched = dict.fromkeys((self.metric, "accuracy", "log_loss"))
-        return {name: float(values[name][0]) for name in watched if np.isfinite(values[name][0])}
+        found = {name: float(values[name][0]) for name in watched}
+        return {name: value for name, value in found.items() if name == self.metric or np.isfinite(value)}
 
-    def _bytes_of_states(self) -> int:
-        """What the states of training and validation users take; 0 where there are none to keep."""
-        base = self.model.base_encoder
-        if not 0 < self.standing < len(base.blocks):
-            return 0
-        positions = sum(
-            int(
-                kept_positions(
-                    self.model,
-                    self._histories,
-                    rows=part.rows,
-                    max_length=self._max_length,
-                    blocks=self.standing,
-                ).sum()
-            )
-            for part in (self._train, self._validation)
+    def _from_states(
+        self, kept: StandingStates, users: NDArray[np.integer], labels: Tensor | None = None
+    ) -> TaskOutput:
+        batch = kept.batch(users)
+        more = {name: found for name in ("input_ids", "places") if (found := getattr(batch, name)) is not None}
+        return self.model(
+            states=batch.states, attention_mask=batch.valid, first_block=kept.blocks, labels=labels, **more
         )
-        return positions * base.config.hidden_size * base.dtype.itemsize
-
-    def _vectors_of(self, name: str, part: LabelledUsers, device: torch.device) -> Tensor:
-        if name not in self._vectors:
-            model = self.model
-            was_training = model.training
-            model.eval()
-            try:
-                self._vectors[name] = encode(
-                    model.user_vectors,
-                    self._histories,
-                    rows=part.rows,
-                    max_length=model.events_read(self._max_length),
-                    readout=model.readout,
-                    device=device,
-                ).to(device)
-            finally:
-                model.train(was_training)
-        return self._vectors[name]
-
-    def _states_of(self, name: str, part: LabelledUsers, device: torch.device) -> StandingStates:
-        if name not in self._states:
-            self._states[name] = StandingStates(
-                self.model,
-                self._histories,
-                rows=part.rows,
-                max_length=self._max_length,
-                blocks=self.standing,
-                device=device,
-            )
-        return self._states[name]
 
     @torch.no_grad()
     def _predict_from(self, kept: StandingStates) -> NDArray[np.float64]:
@@ -228,8 +199,8 @@ class ClassificationProgram:
         device = next(self.model.parameters()).device
         found: NDArray[np.float64] | None = None
         for users in plan(kept.lengths, positions=POSITIONS.get(device.type, 2**18), shuffle=False):
-            states, valid = kept.batch(users)
-            logits = self.model(states=states, attention_mask=valid, first_block=kept.blocks).logits
+            logits = self._from_states(kept, users).logits
+            assert logits is not None
             probabilities = torch.softmax(logits.double(), dim=1).cpu().numpy()
             if found is None:
                 found = np.empty((len(kept.lengths), probabilities.shape[1]))
@@ -250,18 +221,17 @@ def predict(
     was_training = model.training
     model.eval()
 
-    def probabilities(input_ids: Tensor) -> Tensor:
-        return torch.softmax(model(input_ids).logits.double(), dim=1)
+    def probabilities(input_ids: Tensor, *, places: Tensor | None = None, positions: int | None = None) -> Tensor:
+        if places is None:
+            output = model(input_ids)
+        else:
+            pooled = model.pooled_users(input_ids, places=places, positions=positions)
+            output = model.classify(model.vectors_of_pooled(pooled))
+        assert output.logits is not None
+        return torch.softmax(output.logits.double(), dim=1)
 
     try:
-        found = encode(
-            probabilities,
-            histories,
-            rows=rows,
-            max_length=model.events_read(max_length),
-            readout=model.readout,
-            device=device,
-        )
+        found = encode(probabilities, histories, rows=rows, reading=model.reading(max_length), device=device)
     finally:
         model.train(was_training)
     return found.numpy()

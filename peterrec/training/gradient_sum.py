@@ -28,7 +28,7 @@ def kind_of(parameter: Tensor) -> int:
 
 
 def sum_dense(parameters: Sequence[Tensor], *, loss: Tensor, group: "dist.ProcessGroup | None") -> None:
-    """Sums dense gradients and `loss` `()` over all processes; who has no gradient adds zeros.
+    """Sums dense gradients and `loss` `(...)` over all processes; who has no gradient adds zeros.
 
     Small gradients become views of what was received, so that nothing is copied back.
     """
@@ -56,7 +56,7 @@ def _sum_together(bucket: Sequence[Tensor], loss: Tensor, group: "dist.ProcessGr
     dist.all_reduce(flat, group=group)
     for each, part in zip(bucket, flat.split([each.numel() for each in bucket]), strict=True):
         if each is loss:
-            loss.copy_(part.view(()))
+            loss.copy_(part.view(loss.shape))
         else:
             each.grad = part.view(each.shape)
 

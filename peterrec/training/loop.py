@@ -15,7 +15,7 @@ from peterrec.training.optimizer import NotFiniteError
 from peterrec.training.processes import join
 from peterrec.training.program import Program
 from peterrec.training.progress import Progress
-from peterrec.training.run import TrainingRun
+from peterrec.training.run import Start, TrainingRun
 from peterrec.training.settings import TrainingSettings
 from peterrec.training.state import Stopped
 from peterrec.training.tracking import Tracker
@@ -46,11 +46,17 @@ def train(
     progress: Progress,
     metrics_file: Path | None = None,
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
+    start: Start | None = None,
+    start_alone: bool = False,
 ) -> TrainingResult:
     """Train `program.model` until no validation is better for `patience` of them, or for all epochs.
 
     The best weights are in the model afterwards. With `checkpoints`, the same call goes on after a kill, and
     on the CPU ends with the same bits as without one. `metrics_file` gets one JSON line an epoch.
+
+    `start` readies the model before the first step, on its device; the model is then validated, and stands in the
+    history as epoch 0 with the figures that `start` returns, so that what is kept is never worse on the validation.
+    With `start_alone` no step is made after it.
 
     Launched as several processes, all call this with the same program; the main one validates, writes and reports,
     whatever the others were given, and all end with the same weights.
@@ -68,8 +74,14 @@ def train(
     interrupts = Interrupts(notify=progress.note)
     try:
         with own_generators(accelerator.device), interrupts.handled():
-            run.open()
-            progress.begin(epochs=settings.epochs, epochs_done=len(run.state.history))
+            figures = run.open(start)
+            progress.begin(epochs=settings.epochs, epochs_done=run.state.epoch - 1)
+            if figures is not None:
+                record, best = run.judge_start(figures, interrupts)
+                progress.end_epoch(record, best=best)
+                tracker.log(_flat(record), step=0)
+            if start_alone:
+                run.state.stopped = "epochs"
             if metrics_file is not None and run.state.history:
                 _write_lines(metrics_file, run.state.history)
             while run.state.stopped is None:
@@ -100,7 +112,7 @@ def train(
         history=state.history,
         best_metric=state.best_metric,
         best_epoch=state.best_epoch,
-        epochs=len(state.history),
+        epochs=state.epoch - 1,
         steps=state.step,
         seconds=state.seconds,
         targets_per_second=state.targets / max(state.seconds_of_steps, 1e-9),
@@ -116,6 +128,7 @@ def _write_lines(path: Path, history: list[dict[str, Any]]) -> None:
 
 def _flat(record: Mapping[str, Any]) -> dict[str, float]:
     """A record as a tracker wants it; figures that are missing are left out."""
-    train = {f"train/{k}": v for k, v in record.items() if k not in ("epoch", "step", "validation")}
+    train = {f"train/{k}": v for k, v in record.items() if k not in ("epoch", "step", "validation", "losses")}
+    train |= {f"train/loss/{k}": v for k, v in record.get("losses", {}).items()}
     validation = {f"validation/{k}": v for k, v in record["validation"].items()}
     return {k: v for k, v in ({"epoch": record["epoch"]} | train | validation).items() if v is not None}

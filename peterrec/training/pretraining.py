@@ -1,98 +1,41 @@
-"""Pretraining by next-item prediction, as a program for the training loop."""
+"""Pretraining by a weighted sum of objectives, as a program for the training loop."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from peterrec.data.batches import Windows, cut, pad, plan, windows
 from peterrec.data.sequences import Sequences
-from peterrec.data.shapes import Shape, divide, ladder, plan_shapes
 from peterrec.encoders.base import UserEncoder
 from peterrec.errors import DataError
 from peterrec.inference import rank_next_items
 from peterrec.metrics.ranking import ranking_metrics
-from peterrec.objectives.negatives import SharedNegatives
-from peterrec.objectives.next_item import NextItemBatch, next_item_batch, next_item_loss, tcl_cuts
+from peterrec.objectives.bag import BagOutput
+from peterrec.objectives.contrastive import Projection
+from peterrec.objectives.next_item import NextItemBatch
+from peterrec.objectives.serving import check_encoder
 from peterrec.objectives.settings import ObjectiveSettings
-from peterrec.objectives.step_negatives import StepNegatives
-from peterrec.training.micro_batch import micro_batch
-from peterrec.training.settings import TrainingSettings
+from peterrec.objectives.step_negatives import StepNegatives, item_counts
+from peterrec.training.pretraining_model import PretrainingModel
+from peterrec.training.pretraining_settings import PretrainingSettings
 from peterrec.training.sharding import describe_sharding, shard_tables
+from peterrec.training.step import Step
 from peterrec.training.table_update import describe_table_update, row_updates
-
-FEWEST_STEPS = 20  # an epoch; fewer would leave a small log's encoder untrained when patience ends
-
-
-class PretrainingSettings(TrainingSettings):
-    """Training settings of pretraining."""
-
-    positions: int = Field(
-        6400,
-        ge=1,
-        description="Users × length of a batch at most, padding included; a small log is cut into 20 batches an epoch.",
-    )
-    validation_users: int = Field(
-        2000, ge=1, description="Users that each validation ranks, the same ones in every epoch."
-    )
-    static_shapes: bool | Literal["auto"] = Field(
-        "auto",
-        description="Round lengths up so that batches come in few shapes, which CUDA graphs need; it pads more. auto: "
-        "where compile is on.",
-    )
-    shard_tables: bool = Field(
-        False,
-        description="Share the rows of the item table, and of an untied output, out over the processes of a launch, "
-        "each with its part of the optimiser's state; for a sampled softmax.",
-    )
-
-    @property
-    def few_shapes(self) -> bool:
-        """Whether batches come in few shapes. The device has no say: resumed elsewhere, the batches are the same."""
-        return self.compile if self.static_shapes == "auto" else self.static_shapes
+from peterrec.training.user_matching import UserMatching
+from peterrec.training.user_steps import GroupPiece, UserSteps, spread
+from peterrec.training.window_steps import Piece, WindowSteps
 
 
-@dataclass(frozen=True)
-class Step:
-    """One batch: windows `[start, stop)` of the histories `row`, longest first, and its number within the epoch.
+class PretrainingProgram:
+    """Trains `encoder` on `train`, watched on `validation`; `model` is the encoder with what only training needs.
 
-    With a `shape` it is padded to so many users and targets a user.
+    The loss of a step is the sum over `objectives` of weight × mean loss over that objective's targets in the step. A
+    step has a batch of windows, for the objective that looks at positions, and the groups of users that fall to it, for
+    those that compare users; an objective without a target in a step adds nothing to it. With user-level objectives
+    alone a step is one group.
     """
-
-    epoch: int
-    number: int
-    row: NDArray[np.integer]
-    start: NDArray[np.integer]
-    stop: NDArray[np.integer]
-    shape: Shape | None = None
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some windows of a step, and after how many events of each TCL stands (0: nowhere); `shape` as in a step.
-
-    One that is not `counted` is part of another one, and computed again without weight. `negatives` are those that
-    the step has for its windows.
-    """
-
-    row: NDArray[np.integer]
-    start: NDArray[np.integer]
-    stop: NDArray[np.integer]
-    cuts: NDArray[np.int64]
-    shape: Shape | None = None
-    counted: bool = True
-    negatives: SharedNegatives | None = None
-
-
-class NextItemProgram:
-    """Next-item prediction on `train`, watched by full ranking on `validation` (the history removed)."""
-
-    metric = "ndcg@10"
 
     def __init__(
         self,
@@ -108,137 +51,156 @@ class NextItemProgram:
                 "The validation part has no users, so nothing says when to stop. Prepare the log with another split "
                 "or other cuts."
             )
-        self.model = encoder
-        self._train = train
-        self._validation = validation
+        check_encoder(objective, encoder)
+        self.encoder = encoder
+        self.metric = objective.metric
+        self.objectives = tuple(objective.weights)
         self._objective = objective
         self._settings = settings
-        users = np.random.default_rng((settings.seed, 3)).permutation(len(validation))
-        pairs = int(np.maximum(train.lengths - 1, 0).sum())
-        self._positions = max(min(settings.positions, pairs // FEWEST_STEPS), encoder.config.max_length)
+        self._validation = validation
         self.rows = encoder.config.vocab_size
-        self.sampled = objective.sampled(self.rows)
-        self._negatives = StepNegatives(train, objective=objective, rows=self.rows) if self.sampled else None
-        encoder.sparse_rows = row_updates(settings, rows=self.rows, sampled=self.sampled) is not None
+        self.sampled = objective.scores_items and objective.sampled(self.rows)
+        # without a softmax over the whole of it, a step touches the rows that it looks up
+        self._some_rows = self.sampled or not objective.scores_by_item_table
+        negatives = StepNegatives(train, objective=objective, rows=self.rows) if self.sampled else None
+        encoder.sparse_rows = row_updates(settings, rows=self.rows, sampled=self._some_rows) is not None
+        self.model: nn.Module = encoder
+        model = self._extended(encoder, train) if objective.user_level else None
         if settings.shard_tables:
-            shard_tables(encoder, sampled=self.sampled)
+            shard_tables(encoder, sampled=self._some_rows)
+        users = np.random.default_rng((settings.seed, 3)).permutation(len(validation))
         self._watched = np.sort(users[: settings.validation_users])
-        self._rungs: NDArray[np.int64] | None = None
-        if settings.few_shapes:
-            # windows move from epoch to epoch: the longest of all need not be one of epoch 0
-            longest = max(min(encoder.config.max_length, int(train.lengths.max(initial=0)) - 1), 1)
-            self._rungs = ladder(self._windows(0).lengths - 1, longest=longest)
-        if not self.steps(0):
-            raise DataError("No training history has two events, so there is no next item to learn from.")
+        self._windows: WindowSteps | None = None
+        self._users: UserSteps | None = None
+        self._matching: UserMatching | None = None
+        shared = {"objective": objective, "settings": settings, "negatives": negatives}
+        if objective.position_level:
+            self._windows = WindowSteps(encoder, train=train, **shared)
+        if model is not None:
+            self.model = model
+            self._users = UserSteps(model, train=train, whole=settings.shard_tables, **shared)
+        if self.metric == "match@10" or self._users is not None:
+            self._matching = UserMatching(
+                validation, rows=self._watched, most_events=objective.view_length, seed=settings.seed
+            )
+        self._sums: Tensor | None = None
+
+    def _extended(self, encoder: UserEncoder, train: Sequences) -> PretrainingModel:
+        objective, bag = self._objective, None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._settings.seed + 1)  # the encoder's own weights are drawn from the seed
+            projection = Projection(encoder.config.hidden_size) if "contrast" in objective.weights else None
+            if "bag" in objective.weights:
+                bag = BagOutput(
+                    encoder,
+                    counts=item_counts(train, rows=self.rows),
+                    tied=objective.bag_table == "tied",
+                    sparse=encoder.sparse_rows and self.sampled,
+                )
+        found = PretrainingModel(encoder, projection=projection, bag=bag)
+        for extra in (projection, bag):
+            if extra is not None:
+                extra.to(device=encoder.device, dtype=encoder.dtype)
+        return found
 
     def plan(self) -> list[str]:
-        """In words: which softmax and which update of the item table the catalogue gets, and why."""
-        told = [
-            self._objective.describe(self.rows),
-            describe_table_update(self._settings, rows=self.rows, sampled=self.sampled),
-        ]
+        """In words: the loss, which softmax and which update of the item table the catalogue gets, and why."""
+        told = [] if self._objective.weights == {"next_item": 1.0} else [self._objective.combination()]
+        if self._objective.scores_items:
+            told.append(self._objective.describe(self.rows))
+        told.append(describe_table_update(self._settings, rows=self.rows, sampled=self._some_rows))
         return [*told, describe_sharding(self.model)] if self._settings.shard_tables else told
 
     def steps(self, epoch: int) -> Sequence[Step]:
         """The batches of an epoch, a pure function of the seed and the epoch."""
-        found, seed = self._windows(epoch), self._settings.seed
-        pairs, most = found.lengths - 1, self._positions
-        if self._rungs is None:
-            batches = [(None, batch) for batch in plan(pairs, positions=most, seed=seed, epoch=epoch)]
-        else:
-            batches = plan_shapes(pairs, rungs=self._rungs, positions=most, seed=seed, epoch=epoch)
-        return [
-            Step(epoch, number, found.row[batch], found.start[batch], found.stop[batch], shape)
-            for number, (shape, batch) in enumerate(batches)
-        ]
+        if self._users is None:
+            assert self._windows is not None
+            return self._windows.steps(epoch)
+        groups = self._users.groups(epoch)
+        if self._windows is None:
+            none = np.zeros(0, dtype=np.int64)
+            return [Step(epoch, number, none, none, none, groups=(group,)) for number, group in enumerate(groups)]
+        steps = self._windows.steps(epoch)
+        dealt = spread(groups, len(steps))
+        return [replace(step, groups=own) for step, own in zip(steps, dealt, strict=True)]
 
-    def num_targets(self, step: Step) -> int:
-        """Pairs of an event and the next one, and one more for each TCL row."""
-        return _targets(step.start, step.stop, self._cuts(step))
-
-    def weight(self, step: Step) -> float:
-        """Each target weighs the same."""
-        return self.num_targets(step)
-
-    def pieces(self, step: Step, *, part: int, parts: int) -> Sequence[Piece]:
-        """What a process computes of a step; every `parts`-th window, so that lengths are alike in all processes.
-
-        Where tables are sharded all processes get as many pieces, since each of these takes all of them.
-        """
-        cuts, negatives = self._cuts(step), self._drawn(step)
-        shape, runs = self._division(step, cuts, part=part, parts=parts)
-
-        def piece(chosen: NDArray[np.integer], *, counted: bool = True) -> Piece:
-            size = 0 if shape is None else shape.users
-            own = None if negatives is None else negatives.of(chosen, size=size)
-            return Piece(step.row[chosen], step.start[chosen], step.stop[chosen], cuts[chosen], shape, counted, own)
-
-        found = [piece(chosen) for chosen in runs]
-        if self._settings.shard_tables:
-            most = max(len(self._division(step, cuts, part=other, parts=parts)[1]) for other in range(parts))
-            shortest = np.array([len(step.row) - 1])
-            found += [piece(shortest, counted=False)] * (most - len(found))
+    def counts(self, step: Step) -> dict[str, int]:
+        """The targets of each of `objectives` in a step: positions with something to predict, or views."""
+        found = {}
+        if self._windows is not None:
+            found[self._windows.name] = self._windows.count(step)
+        if self._users is not None:
+            found |= dict.fromkeys(self._users.objectives, self._users.count(step))
         return found
 
-    def _division(
-        self, step: Step, cuts: NDArray[np.int64], *, part: int, parts: int
-    ) -> tuple[Shape | None, list[NDArray[np.integer]]]:
-        """The windows of each piece of a process, and the shape of a piece."""
-        own = np.arange(part, len(step.row), parts)
-        lengths = (step.stop - step.start - 1 + (cuts > 0))[own]
-        limit = micro_batch(self.model, self._settings)
-        if step.shape is None:
-            shape, runs = None, cut(lengths, positions=limit)
+    def num_targets(self, step: Step) -> int:
+        """The targets of all objectives together."""
+        return sum(self.counts(step).values())
+
+    def weight(self, step: Step) -> float:
+        """The same: what weights make of it is in the loss of a piece."""
+        return self.num_targets(step)
+
+    def pieces(self, step: Step, *, part: int, parts: int) -> Sequence[Piece | GroupPiece]:
+        """What a process computes of a step: its share of the windows, and whole groups of users."""
+        counts, weights = self.counts(step), self._objective.weights
+        total = sum(counts.values())
+        found: list[Piece | GroupPiece] = []
+        # the loop weighs all targets of a step alike; the scale makes of that a weighted sum of means
+        if self._windows is not None and counts[self._windows.name]:
+            scale = weights[self._windows.name] * (total / counts[self._windows.name])
+            found += [replace(p, scale=scale) for p in self._windows.pieces(step, part=part, parts=parts)]
+        if self._users is not None and step.groups:
+            scale = total / sum(counts[name] for name in self._users.objectives)
+            found += [replace(p, scale=scale) for p in self._users.pieces(step, part=part, parts=parts)]
+        return found
+
+    def loss(self, piece: Piece | GroupPiece, device: torch.device) -> tuple[Tensor, float]:
+        """The loss of a piece and its number of targets."""
+        if isinstance(piece, GroupPiece):
+            assert self._users is not None
+            names, losses = self._users.objectives, self._users.losses(piece, device)
+            targets = 2 * len(piece.group.users) if piece.counted else 0
+            loss = sum(self._objective.weights[name] * each for name, each in zip(names, losses, strict=True))
+            assert isinstance(loss, Tensor)
         else:
-            shape = divide(step.shape, parts=parts, positions=limit)
-            runs = [slice(first, first + shape.users) for first in range(0, len(own), shape.users)]
-        return shape, [own[few] for few in runs]
+            assert self._windows is not None
+            names, losses = (self._windows.name,), [self._windows.loss(self.model, piece, device)]
+            targets = self._windows.count(piece) if piece.counted else 0
+            loss = losses[0]
+        self._note(names, losses, targets=targets, device=device)
+        return loss * piece.scale, targets * len(names)
 
     def batch(self, piece: Piece) -> NextItemBatch:
-        """Inputs and targets of a piece."""
-        flat, lengths = self._train.gather(piece.row, piece.start, piece.stop)
-        if piece.shape is None:
-            batch = next_item_batch(pad(flat, lengths), lengths, cuts=piece.cuts)
-        else:
-            empty = (0, piece.shape.users - len(lengths))
-            cuts = np.pad(piece.cuts, empty)
-            # a TCL row widens a batch by one; where one may come, batches without are as wide
-            spare = int(self._objective.tcl_rate > 0 and not cuts.any())
-            events = pad(flat, lengths, users=piece.shape.users, width=piece.shape.length + 1 + spare)
-            batch = next_item_batch(events, np.pad(lengths, empty), cuts=cuts).everywhere()
-        return batch if piece.negatives is None else batch.among(piece.negatives)
+        """Inputs and targets of some windows."""
+        assert self._windows is not None
+        return self._windows.batch(piece)
 
-    def loss(self, piece: Piece, device: torch.device) -> tuple[Tensor, float]:
-        """Mean cross-entropy of a piece and its number of targets."""
-        targets = _targets(piece.start, piece.stop, piece.cuts) if piece.counted else 0
-        return next_item_loss(self.model, self.batch(piece).to(device)), targets
-
-    def _windows(self, epoch: int) -> Windows:
-        return windows(
-            self._train.lengths, max_length=self.model.config.max_length, seed=self._settings.seed, epoch=epoch
-        )
-
-    def _cuts(self, step: Step) -> NDArray[np.int64]:
-        rng = np.random.default_rng((self._settings.seed, step.epoch, 2, step.number))
-        return tcl_cuts(step.stop - step.start, rate=self._objective.tcl_rate, rng=rng)
-
-    def _drawn(self, step: Step) -> SharedNegatives | None:
-        if self._negatives is None:
-            return None
-        rng = np.random.default_rng((self._settings.seed, step.epoch, 4, step.number))
-        return self._negatives.draw(rng, row=step.row, start=step.start, stop=step.stop, padded=step.shape is not None)
+    def take_losses(self) -> Tensor | None:
+        """The losses of each of `objectives` `(T,)`, summed over their targets since the last call; None: no piece."""
+        taken, self._sums = self._sums, None
+        return taken
 
     def validate(self) -> dict[str, float]:
-        """HR, NDCG and MRR at 10 on the watched validation users."""
-        ranks = rank_next_items(
-            self.model,
-            self._validation,
-            rows=self._watched,
-            max_length=self.model.config.max_length,
-            device=next(self.model.parameters()).device,
-        )
-        return {name: float(values.mean()) for name, values in ranking_metrics(ranks, ks=(10,)).items()}
+        """HR, NDCG and MRR at 10 where positions are predicted or it is watched; what `UserMatching` finds else."""
+        found = {}
+        if self._windows is not None or self.metric == "ndcg@10":
+            ranks = rank_next_items(
+                self.encoder,
+                self._validation,
+                rows=self._watched,
+                max_length=self.encoder.config.max_length,
+                device=next(self.encoder.parameters()).device,
+            )
+            found = {name: float(values.mean()) for name, values in ranking_metrics(ranks, ks=(10,)).items()}
+        if self._matching is None:
+            return found
+        bag = self.model.bag if isinstance(self.model, PretrainingModel) else None
+        return found | self._matching.measure(self.encoder, bag=bag)
 
-
-def _targets(start: NDArray[np.integer], stop: NDArray[np.integer], cuts: NDArray[np.int64]) -> int:
-    return int((stop - start - 1).sum()) + int(np.count_nonzero(cuts))
+    def _note(self, names: Sequence[str], losses: Sequence[Tensor], *, targets: int, device: torch.device) -> None:
+        """Adds to what `take_losses` gives."""
+        if self._sums is None:
+            self._sums = torch.zeros(len(self.objectives), device=device)
+        for name, each in zip(names, losses, strict=True):
+            self._sums[self.objectives.index(name)].add_(each.detach(), alpha=targets)

@@ -98,7 +98,7 @@ class Processes:
         return bool(self.meet([value]).any()) if self.count > 1 else value
 
     def sum_gradients(self, parameters: Sequence[Tensor], *, loss: Tensor, stop: bool) -> bool:
-        """Sums the gradients of `parameters` and `loss` `()` over all processes, in place; whether any says `stop`.
+        """Sums the gradients of `parameters` and `loss` `(...)` over all processes, in place; whether any says `stop`.
 
         A process without a gradient adds zeros; a parameter without one in all processes keeps none. Row-sparse
         gradients stay so, the rows of one process after those of another. Sharded tables are left out: their gradients

@@ -1,7 +1,7 @@
 """What the training loop asks of a program: batches, their pieces, the loss of a piece, and a validation."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -46,4 +46,23 @@ class Program(Protocol):
 
     def validate(self) -> dict[str, float]:
         """The validation metrics; called in evaluation mode, without gradients and in full precision."""
+        ...
+
+
+@runtime_checkable
+class SeveralObjectives(Protocol):
+    """What a program offers beside, so that the record of an epoch tells the loss of each of its objectives."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The names of its T objectives."""
+        ...
+
+    def counts(self, step: Any) -> Mapping[str, int]:
+        """How many targets of each one of `steps` has."""
+        ...
+
+    def take_losses(self) -> Tensor | None:
+        """The losses of each, without weights, summed over their targets in the pieces computed since the last call;
+        `(T,)`, on the device, or None where there were no pieces."""
         ...

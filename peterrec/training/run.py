@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from peterrec.training.checkpoint import commit, load_latest
 from peterrec.training.compiled import Compiled, eager
 from peterrec.training.generators import seed_generators
 from peterrec.training.interrupts import InterruptedRun, Interrupts
+from peterrec.training.objective_losses import add_losses, finite, mean_losses, objectives_of
 from peterrec.training.optimizer import Updater
 from peterrec.training.processes import Processes
 from peterrec.training.program import Program
@@ -27,6 +29,7 @@ from peterrec.training.sharing import share_start
 from peterrec.training.state import TrainingState, pack, restore, snapshot, unpack
 from peterrec.training.table_update import end_row_updates
 
+Start = Callable[[torch.device], Mapping[str, float]]  # readies a model on a device before its first step
 LOOK_EVERY = 20  # steps between looks at a CUDA device, each of which waits for it
 
 
@@ -56,14 +59,21 @@ class TrainingRun:
         self.compiled = Compiled(self.model, device=self.device, settings=settings) if settings.compile else None
         self.updater = Updater(self.model, settings=settings, accelerator=accelerator)
         exact = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no double precision
-        self.loss_sum = torch.zeros((), dtype=exact, device=self.device)
+        self.objectives = objectives_of(program)
+        self.loss_sum = torch.zeros(1 + len(self.objectives), dtype=exact, device=self.device)
         self.best: dict[str, Tensor] | None = None
         self.state = TrainingState(total=1)
         self._since = time.perf_counter()
 
-    def open(self) -> None:
-        """Go on from the newest checkpoint, or begin."""
+    def open(self, start: Start | None = None) -> dict[str, float] | None:
+        """Go on from the newest checkpoint, or begin, with what `start` does to the model; what that found if it did.
+
+        Of several processes the main one starts, and the others take its weights.
+        """
         found = load_latest(self.checkpoints) if self.checkpoints is not None else None
+        figures: dict[str, float] | None = None
+        if found is None and start is not None:
+            figures = dict(start(self.device)) if self.processes.main else {}
         if self.processes.count > 1:
             found = share_start(found, model=self.model, settings=self.settings, processes=self.processes)
         if found is not None:
@@ -75,6 +85,26 @@ class TrainingRun:
         else:
             # epochs differ a little in length; the first one stands for all
             self.state.total = max(1, self.settings.epochs * len(self.program.steps(1)))
+            return figures
+        return None
+
+    def judge_start(self, figures: Mapping[str, float], interrupts: Interrupts) -> tuple[dict[str, Any], bool]:
+        """Validate the model as it starts, as epoch 0; the record, with `figures`, and whether it is the best."""
+        validation = self._validate(interrupts, epoch=0)
+        best = self._judge(validation, epoch=0)
+        record = {
+            "epoch": 0,
+            "step": 0,
+            "loss": None,
+            "learning_rate": None,
+            "targets": 0,
+            "validation": {name: finite(value) for name, value in validation.items()},
+            "seconds": self.state.seconds,
+            "targets_per_second": 0.0,
+            **figures,
+        }
+        self.state.history.append(record)
+        return record, best
 
     def epoch(self, interrupts: Interrupts) -> tuple[dict[str, Any], bool]:
         """Make the rest of the epoch and validate; its record, and whether it is the best so far."""
@@ -101,12 +131,13 @@ class TrainingRun:
         validation = {}
         last = state.epoch == settings.epochs
         if last or state.epoch % settings.validate_every == 0:
-            validation = self._validate(interrupts)
-        best = self._judge(validation)
+            validation = self._validate(interrupts, epoch=state.epoch)
+        best = self._judge(validation, epoch=state.epoch)
         record = {
             "epoch": state.epoch,
             "step": state.step,
-            "loss": finite(self.loss_sum.item() / max(state.epoch_targets, 1)),
+            "loss": finite(self.loss_sum[0].item() / max(state.epoch_targets, 1)),
+            **mean_losses(self.loss_sum[1:], self.objectives, counts=state.epoch_counts),
             "learning_rate": self._rate(state.step - 1),
             "targets": state.epoch_targets,
             "validation": {name: finite(value) for name, value in validation.items()},
@@ -123,7 +154,7 @@ class TrainingRun:
                 f"{state.validations_since_best} validations; the best was epoch {state.best_epoch}."
             )
         state.epoch, state.done = state.epoch + 1, 0
-        state.epoch_targets, state.epoch_seconds = 0, 0.0
+        state.epoch_targets, state.epoch_seconds, state.epoch_counts = 0, 0.0, {}
         self.loss_sum.zero_()
         return record, best
 
@@ -136,17 +167,20 @@ class TrainingRun:
         purpose = "step" if processes.main else f"step/{processes.number}"
         seed_generators(self.settings.seed, purpose=purpose, number=state.step, device=self.device)
         targets, weight = self.program.num_targets(batch), self.program.weight(batch)
-        loss = torch.zeros((), device=self.device)
+        losses = torch.zeros(len(self.loss_sum), device=self.device)  # beside the step's, that of each objective
+        loss = losses[0]
         for piece in self.program.pieces(batch, part=processes.number, parts=processes.count):
             with self.accelerator.autocast():
                 mean, own = self.program.loss(piece, self.device)
             share = mean * (own / weight)
             self.updater.add(share)
             loss += share.detach()
+        add_losses(losses[1:], self.program, step=batch, counts=state.epoch_counts)
         parameters = list(self.updater.parameters.values())
-        stop = processes.sum_gradients(parameters, loss=loss, stop=interrupts.pending)
+        stop = processes.sum_gradients(parameters, loss=losses, stop=interrupts.pending)
         self.updater.update(loss, step=state.step, rate=self._rate(state.step))
-        self.loss_sum.add_(loss.to(self.loss_sum.dtype), alpha=targets)
+        self.loss_sum[0].add_(loss.to(self.loss_sum.dtype), alpha=targets)
+        self.loss_sum[1:].add_(losses[1:].to(self.loss_sum.dtype))
         state.epoch_targets += targets
         state.targets += targets
         state.step += 1
@@ -160,11 +194,11 @@ class TrainingRun:
             step, total=self.state.total, warmup=settings.warmup, schedule=settings.schedule
         )
 
-    def _validate(self, interrupts: Interrupts) -> dict[str, float]:
-        """The main process's figures, in all processes."""
+    def _validate(self, interrupts: Interrupts, *, epoch: int) -> dict[str, float]:
+        """The main process's figures after `epoch`, in all processes."""
         self.progress.validating()
         self.model.eval()
-        seed_generators(self.settings.seed, purpose="validation", number=self.state.epoch, device=self.device)
+        seed_generators(self.settings.seed, purpose="validation", number=epoch, device=self.device)
         found: dict[str, float] | None = None
         with whole_tables(self.model, keep=self.processes.main) if self.sharded else nullcontext():
             if self.processes.main:
@@ -174,20 +208,21 @@ class TrainingRun:
                     found = self.program.validate()
         found = self.processes.share(found and {name: float(value) for name, value in found.items()})
         if found is None:
-            self.commit(of_steps=False)  # all steps of the epoch are made: going on means validating
+            if epoch:
+                self.commit(of_steps=False)  # all steps of the epoch are made: going on means validating
             raise self.interrupted()
         self._clock(of_steps=False)
         assert self.program.metric in found, f"validate() gives {sorted(found)}, not {self.program.metric}"
         return found
 
-    def _judge(self, validation: dict[str, float]) -> bool:
+    def _judge(self, validation: dict[str, float], *, epoch: int) -> bool:
         """Early stopping: keep the weights if they are the best so far (the earliest of equals)."""
         if not validation:
             return False
         state = self.state
         value = validation[self.program.metric]
         if math.isfinite(value) and (state.best_metric is None or value > state.best_metric):
-            state.best_metric, state.best_epoch, state.validations_since_best = value, state.epoch, 0
+            state.best_metric, state.best_epoch, state.validations_since_best = value, epoch, 0
             if self.processes.main or self.sharded:
                 self.best = snapshot(self.model)
             return True
@@ -243,8 +278,3 @@ class TrainingRun:
         self.updater.drop_gradients()
         if self.compiled is not None:
             self.compiled.undo()
-
-
-def finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None

@@ -25,6 +25,7 @@ class TrainingState:
     done: int = 0
     step: int = 0
     epoch_targets: int = 0
+    epoch_counts: dict[str, int] = field(default_factory=dict)  # targets of each objective, where there are several
     epoch_seconds: float = 0.0
     targets: int = 0
     seconds_of_steps: float = 0.0

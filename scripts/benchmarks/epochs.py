@@ -25,7 +25,7 @@ from benchmarks.workload import Workload, zipf_items
 from peterrec.data.prepared import open_prepared
 from peterrec.data.sequences import Sequences
 from peterrec.data.vocabulary import PAD
-from peterrec.training.pretraining import Step
+from peterrec.training.step import Step
 
 USERS = 6_040
 ROWS = 3_709

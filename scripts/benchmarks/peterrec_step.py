@@ -1,7 +1,8 @@
 """The product's own training step, and all use that the step and the epoch make of the product's interface.
 
-A step is what `TrainingRun` does with one of `NextItemProgram.steps`: reading the windows from the mapped file, pieces,
-forward, loss, backward, the norm of the gradient, the update. The events lie in a folder of the product's format.
+A step is what `TrainingRun` does with one of `PretrainingProgram.steps`: reading the windows from the mapped file,
+pieces, forward, loss, backward, the norm of the gradient, the update. The events lie in a folder of the product's
+format.
 """
 
 import itertools
@@ -21,10 +22,12 @@ from peterrec.objectives.settings import ObjectiveSettings
 from peterrec.stages.pretrain import PretrainSettings, build_encoder
 from peterrec.training.device import open_accelerator
 from peterrec.training.interrupts import Interrupts
-from peterrec.training.pretraining import FEWEST_STEPS, NextItemProgram, PretrainingSettings, Step
+from peterrec.training.pretraining import PretrainingProgram, PretrainingSettings
 from peterrec.training.processes import join
 from peterrec.training.progress import Progress
 from peterrec.training.run import TrainingRun
+from peterrec.training.step import Step
+from peterrec.training.window_steps import FEWEST_STEPS
 
 Softmax = Literal["exact", "sampled"]
 NEGATIVES = 1024
@@ -117,7 +120,7 @@ class PeterrecStep:
             workload, conditions, softmax=softmax, dropout=dropout, tcl_rate=tcl_rate, compiled=compiled
         )
         self.encoder = build_encoder(settings, vocab_size=workload.vocabulary, fingerprint="")
-        self.program = NextItemProgram(
+        self.program = PretrainingProgram(
             self.encoder, train=train, validation=train, objective=settings.objective, settings=settings.training
         )
         processes, progress = join(), Progress("silent")

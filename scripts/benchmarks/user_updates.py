@@ -20,7 +20,7 @@ from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.readout import read_users
 from peterrec.encoders.user_state import UserState
 
-BATCHES = (1, 256)
+BATCHES = (1, 16, 256)
 SHAPE = Workload(3_700, 50, 64, 1)
 TITLE = "One new item a user"
 COLUMNS = {
@@ -37,6 +37,7 @@ COLUMNS = {
 AGAIN = "peterrec, encoding again"
 PRUNED = "peterrec, encoding again what the last position reads"
 UPDATE = "peterrec, updating the state"
+SOME = "peterrec, updating some of twice as many users"
 NAIVE = "naive torch, encoding again"
 ADAPTERS = ("serial", "lora")  # patches around the convolutions, and a tuner inside them
 
@@ -54,6 +55,18 @@ def _update_of(encoder: UserEncoder, history: Tensor, item: Tensor) -> Callable[
     def update() -> Tensor:
         state.append(item)
         return state.vectors()
+
+    return update
+
+
+def _update_some_of(encoder: UserEncoder, history: Tensor, item: Tensor) -> Callable[[], Tensor]:
+    """The same for every second user of a state, so that they have had more events than the others."""
+    state = UserState.of(encoder, torch.cat([history, history]))
+    users = torch.arange(0, 2 * len(history), 2)
+
+    def update() -> Tensor:
+        state.append(item, users=users)
+        return state.vectors(users=users)
 
     return update
 
@@ -87,6 +100,7 @@ def calls_of(workload: Workload, conditions: Conditions) -> dict[str, Callable[[
         AGAIN: partial(_vectors, encoder, after),
         PRUNED: lambda: read_users(encoder, after, valid, readout="last", reach=encoder.reach("last")),
         UPDATE: _update_of(encoder, history, item),
+        SOME: _update_some_of(encoder, history, item),
         **dict(_adapted_calls(workload, conditions, history, after, item)),
     }
 

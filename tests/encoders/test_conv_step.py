@@ -28,7 +28,7 @@ def patched(placement, block="plain"):
 
 
 def reads(encoder):
-    return [step_of(encoder, number).reads for number in range(len(encoder.blocks))]
+    return [tuple(ring.reads for ring in step_of(encoder, n).rings) for n in range(len(encoder.blocks))]
 
 
 def check(encoder):

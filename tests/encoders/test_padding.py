@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from peterrec.encoders import NextItNet, NextItNetConfig
-from peterrec.encoders.padding import Padding, stands_on_the_right
+from peterrec.encoders.padding import Padding, PaddingLast, stands_on_the_right
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
@@ -28,6 +28,24 @@ def test_padding_on_the_right_is_told_from_any_other():
         wanted = not any(not bits[i] and any(bits[i:]) for i in range(5))
         assert stands_on_the_right(torch.tensor([[True] * 5, bits])) == wanted
     assert stands_on_the_right(torch.ones(3, 0, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("keep", [None, 4])
+def test_padding_is_moved_behind_what_is_valid_and_back(keep):
+    patterns = [bits for bits in product([True, False], repeat=5) if keep is None or sum(bits) <= keep]
+    valid = torch.tensor(patterns)
+    for shape in ((), (3,)):
+        rows = torch.randn(*valid.shape, *shape, requires_grad=True)
+        moving = PaddingLast(valid, keep=keep)
+        moved = moving.move(rows)
+        assert moved.shape[1] == (5 if keep is None else 4)
+        for row, bits in enumerate(patterns):
+            assert torch.equal(moved[row, : sum(bits)], rows[row, valid[row]])
+        again = moving.back(moved)
+        assert again.shape == rows.shape
+        assert torch.equal(again[valid], rows[valid])
+        again[valid].sum().backward()
+        assert torch.equal(rows.grad != 0, valid.view(*valid.shape, *[1] * len(shape)).expand_as(rows))
 
 
 def encoder(**changes) -> NextItNet:

@@ -1,5 +1,7 @@
 """User states against the full encode of each prefix, for every kind of block and every adapter of the catalogue."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,10 @@ from peterrec import catalogue
 from peterrec.adaptation import adapt
 from peterrec.adapter_recipe import AdapterRecipe
 from peterrec.data.vocabulary import MASK, PAD, TCL
-from peterrec.encoders import NextItNet, NextItNetConfig, state_columns
+from peterrec.encoders import DUPN, DUPNConfig, NextItNet, NextItNetConfig, SASRec, SASRecConfig, state_columns
 from peterrec.encoders.block_steps import BareBottleneckStep, BarePlainStep, WholeBlockStep
+from peterrec.encoders.dilated import DilatedConv
+from peterrec.encoders.loading import ENCODERS
 from peterrec.encoders.readout import read_out, valid_positions
 from peterrec.encoders.user_state import UserState
 from peterrec.errors import DataError, RefusedError, SettingsError
@@ -139,7 +143,7 @@ def test_a_hook_on_any_module_is_heard(block):
     fresh = make(block=block, dilations=(1, 2))
     wanted = full(fresh, histories(), "last")
     for name, _ in fresh.named_modules():
-        if name in ("", "blocks"):  # the first is refused, the second is never called
+        if name in ("", "blocks", "reader"):  # the first is refused, the second is never called, the third is no state
             continue
         encoder = make(block=block, dilations=(1, 2))
         encoder.get_submodule(name).register_forward_hook(lambda module, args, output: output.sin() + 0.3)
@@ -149,6 +153,42 @@ def test_a_hook_on_any_module_is_heard(block):
         for position in range(11, 14):
             state.append(ids[:, position])
         torch.testing.assert_close(state.vectors("last"), full(encoder, ids, "last"), rtol=1e-10, atol=1e-10, msg=name)
+
+
+def test_readouts_that_are_not_kept_are_refused():
+    state = UserState.of(make(), histories())
+    for kind in ("attention", "first_last", "tcl_ends"):
+        with pytest.raises(SettingsError, match=f"no readout '{kind}'. Name one of last, tcl, mean"):
+            state.vectors(kind)
+    own = UserState.of(make(readout="last"), histories())
+    assert torch.equal(own.vectors(), own.vectors("last"))
+    with pytest.raises(SettingsError, match="no readout 'attention'"):
+        UserState.of(make(readout="attention"), histories()).vectors()
+    below, hooked = make(readout="last", readout_layers=(0, 2)), make(readout="last")
+    hooked.reader.register_forward_hook(lambda module, args, output: output.sin())
+    for encoder in (below, hooked):
+        other = UserState.of(encoder, histories())
+        with pytest.raises(SettingsError, match="own readout reads other layers"):
+            other.vectors()
+        torch.testing.assert_close(other.vectors("last"), own.vectors("last"))
+
+
+def test_an_encoder_without_blocks_keeps_sums_alone():
+    config, kind = ENCODERS["pooled"]
+    torch.manual_seed(0)
+    encoder = kind(config(vocab_size=VOCAB, hidden_size=16)).double().eval()
+    check_prefixes(encoder, tolerance=1e-10)
+    state = UserState.of(encoder, histories())
+    state.append([9], users=[2])
+    longer = torch.cat([histories()[2], torch.tensor([9])])[None]
+    torch.testing.assert_close(state.vectors("mean")[2:3], full(encoder, longer, "mean"), rtol=1e-10, atol=1e-10)
+    assert state.bytes_per_user == 2 * 16 * 8 + 8
+
+
+@pytest.mark.parametrize(("config", "kind"), [(SASRecConfig, SASRec), (DUPNConfig, DUPN)])
+def test_encoders_that_read_all_of_a_history_are_refused(config, kind):
+    with pytest.raises(SettingsError, match="as a whole"):
+        UserState.empty(kind(config(vocab_size=VOCAB, hidden_size=16)).eval(), users=1)
 
 
 @pytest.mark.parametrize("place", ["encoder", "model"])
@@ -183,6 +223,61 @@ def test_appended_events_leave_what_the_whole_history_leaves(block):
     assert torch.equal(whole.lengths, appended.lengths)
     for name, column in whole._columns.tensors.items():
         torch.testing.assert_close(appended._columns.tensors[name], column, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(("kernel", "dilations"), [(3, (1, 2, 4, 1)), (2, (3, 1)), (5, (2, 2, 1, 7))])
+@pytest.mark.parametrize("name", ["none", "serial", "lora"])
+def test_users_go_together_and_apart_and_together_again(block, kernel, dilations, name, monkeypatch):
+    model = adapted(name, make(block=block, kernel_size=kernel, dilations=dilations))
+    ids, users = histories(length=24), len(histories())
+    state = UserState.of(model, ids[:, :5])
+    taken = {True: 0, False: 0}  # steps of all users at once, and of some
+    columns = state._columns
+
+    def counting(together, own):
+        def counted(*args, **options):
+            taken[together] += 1
+            return own(*args, **options)
+
+        return counted
+
+    monkeypatch.setattr(columns, "_advance_all", counting(True, columns._advance_all))
+    monkeypatch.setattr(columns, "_advance_some", counting(False, columns._advance_some))
+    had = [5] * users
+
+    def check():
+        for readout in ("last", "mean", "tcl"):
+            wanted = torch.cat([full(model, ids[user : user + 1, : had[user]], readout) for user in range(users)])
+            torch.testing.assert_close(state.vectors(readout), wanted, rtol=1e-10, atol=1e-10, msg=f"{readout} {had}")
+
+    def step(*who):
+        items = [int(ids[user, had[user]]) for user in who]
+        state.append(items, users=None if len(who) == users else list(who))
+        for user in who:
+            had[user] += 1
+
+    everybody = range(users)
+    for _ in range(3):
+        step(*everybody)
+    check()
+    assert taken == {True: 4, False: 0}  # one of them to read tcl
+    for who in ((2,), (0, 2), (2, 1), everybody, (3, 2)):
+        step(*who)
+    check()
+    assert (had, taken) == ([10, 10, 13, 10], {True: 4, False: 6})
+    for who in ((0, 1, 3), (0, 1, 3), (3, 0, 1), everybody, everybody):
+        step(*who)
+    check()
+    assert (had, taken) == ([15] * users, {True: 7, False: 9})
+
+
+def test_reading_from_several_threads_disturbs_nobody():
+    state = UserState.of(make(double=False, hidden_size=64), histories(users=40))
+    wanted = state.vectors("tcl")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: state.vectors("tcl"), range(60)))
+    assert all(torch.equal(one, wanted) for one in found)
 
 
 def test_users_differ_in_length_and_pad_is_no_event():
@@ -278,6 +373,15 @@ def test_many_users_go_in_parts(monkeypatch):
     state.append(ids[:, -1])
     torch.testing.assert_close(state.vectors("last"), whole, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(state.vectors("tcl"), full(encoder, ids, "tcl"), rtol=1e-10, atol=1e-10)
+    for user in range(7):  # and where they do not go together
+        state.append([7 + user], users=[user])
+        if user == 2:
+            state.append([3, 4, 5, 6], users=[6, 0, 5, 3])
+    more = {6: [3, 13], 0: [7, 4], 5: [5, 12], 3: [6, 10]}
+    longer = [torch.cat([ids[user], torch.tensor(more.get(user, [7 + user]))]) for user in range(7)]
+    for readout in ("last", "mean", "tcl"):
+        wanted = torch.cat([full(encoder, row[None], readout) for row in longer])
+        torch.testing.assert_close(state.vectors(readout), wanted, rtol=1e-10, atol=1e-10)
 
 
 def test_bytes_per_user_are_those_of_the_tensors():
@@ -475,6 +579,44 @@ def test_a_saved_state_comes_back_and_goes_on(name, tmp_path):
     for readout in ("last", "mean", "tcl"):
         assert torch.equal(again.vectors(readout), state.vectors(readout))
     assert torch.equal(again.lengths, state.lengths)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_file_holds_the_inputs_by_convolution_and_event(block, tmp_path):
+    from safetensors.torch import load_file
+
+    encoder, ids, path = make(block=block, dilations=(1, 2, 4, 2)), histories(length=15), tmp_path / "state.safetensors"
+    read = []
+    convolutions = [module for module in encoder.modules() if isinstance(module, DilatedConv)]
+    hooks = [conv.register_forward_pre_hook(lambda _, args: read.append(args[0])) for conv in convolutions]
+    full(encoder, ids, "last")
+    for hook in hooks:
+        hook.remove()
+    UserState.of(encoder, ids).save(path)
+    found, first = load_file(path)["inputs"], 0
+    for conv, inputs in zip(convolutions, read, strict=True):
+        span = 2 * conv.dilation
+        for event in range(15 - span, 15):
+            row = found[:, first + event % span]
+            torch.testing.assert_close(row, inputs[:, event], rtol=1e-10, atol=1e-10)
+        first += span
+    assert found.shape == (4, first, inputs.shape[2])
+
+
+def test_a_file_is_read_however_the_encoder_is_stepped(tmp_path):
+    path = tmp_path / "state.safetensors"
+    encoder, listened = make(), make()
+    for module in (listened.blocks[0].unit2.conv, listened.blocks[1].unit1):  # a window, and one read by a unit
+        module.register_forward_hook(lambda *_: None)
+    ids = histories(length=30)
+    for writer, reader in ((encoder, listened), (listened, encoder)):
+        UserState.of(writer, ids[:, :27]).save(path)
+        state = UserState.load(path, reader)
+        for position in range(27, 30):
+            state.append(ids[:, position])
+        torch.testing.assert_close(state.vectors("tcl"), full(encoder, ids, "tcl"), rtol=1e-10, atol=1e-10)
+    kinds = {ring.reads for group in UserState.empty(listened, users=1)._increment.groups for ring in group.rings}
+    assert kinds == {"product", "window"}
 
 
 def test_storage_survives_a_file(tmp_path):

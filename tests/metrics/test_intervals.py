@@ -74,6 +74,9 @@ def test_replicates_are_the_means_over_seeds_of_the_metrics_of_repeated_rows():
     found = metric_intervals(parts, replicates=60, seed=8)
     draws = {name: [] for name in METRICS}
     bootstrap = Bootstrap(users, replicates=60, seed=8)
+    shares = bootstrap.seed_shares(2)
+    assert set(np.unique(shares)) == {0, 0.5, 1}
+    assert shares.sum(axis=1) == pytest.approx(1)
     for counts in np.concatenate(list(bootstrap.blocks())):
         measured = []
         for part in parts:
@@ -85,7 +88,7 @@ def test_replicates_are_the_means_over_seeds_of_the_metrics_of_repeated_rows():
                 )
             )
         for name in METRICS:
-            draws[name].append(np.mean([one[name] for one in measured]))
+            draws[name].append(np.average([one[name] for one in measured], weights=shares[len(draws[name])]))
     for name in METRICS:
         drawn = np.array(draws[name])
         if name == "calibration_error":  # biased upwards by resampling, so centred on the figure

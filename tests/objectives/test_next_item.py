@@ -175,3 +175,56 @@ def test_windows_that_only_fill_up_get_any_negatives():
     sampler = NegativeSampler(log_uniform(50), number=12)
     dealt = SharedNegatives((sampler.draw(np.random.default_rng(0)),) * 3, np.array([0, 1, 2, 0, 1]))
     assert dealt.of(np.array([4, 2]), size=4).of_window.tolist() == [1, 2, 0, 0]
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_several_steps_ahead_are_the_items_that_follow(rate):
+    rng = np.random.default_rng(0)
+    histories = [rng.integers(3, 50, size=n).tolist() for n in (2, 3, 7, 12)]
+    lengths = np.array([len(history) for history in histories])
+    events = pad(np.concatenate(histories).astype(np.int64), lengths)
+    cuts = tcl_cuts(lengths, rate=rate, rng=rng)
+    batch = next_item_batch(events, lengths, cuts=cuts, steps=3)
+    single = next_item_batch(events, lengths, cuts=cuts)
+    assert torch.equal(batch.inputs, single.inputs)
+    assert torch.equal(batch.places, single.places)
+    assert torch.equal(batch.targets[:, 0], single.targets)
+    for place, targets in zip(batch.places.tolist(), batch.targets.tolist(), strict=True):
+        position, window = divmod(place, len(histories))
+        seen = position + 1 - int(0 < cuts[window] <= position)  # events that the state has seen
+        wanted = histories[window][seen : seen + 3]
+        assert targets == wanted + [PAD] * (3 - len(wanted))
+
+
+def test_several_steps_weigh_alike_and_so_do_states():
+    torch.manual_seed(0)
+    encoder = NextItNet(NextItNetConfig(vocab_size=53, hidden_size=8, dilations=(1, 2), dropout=0.0)).double()
+    events, lengths = np.array([[5, 6, 7, 8], [9, 4, 0, 0]]), np.array([4, 2])
+    batch = next_item_batch(events, lengths, cuts=np.zeros(2, dtype=np.int64), steps=2)
+    logs = torch.log_softmax(encoder(batch.inputs).last_hidden_state @ encoder.score_table()[3:].T, dim=2)
+    wanted = -torch.stack(
+        [logs[0, 0, [3, 4]].mean(), logs[0, 1, [4, 5]].mean(), logs[0, 2, [5]].mean(), logs[1, 0, [1]].mean()]
+    ).mean()
+    torch.testing.assert_close(next_item_loss(encoder, batch), wanted)
+    torch.testing.assert_close(next_item_loss(encoder, batch.everywhere()), wanted)
+
+
+def test_several_steps_with_shared_negatives_are_the_weighted_mean_of_single_ones():
+    torch.manual_seed(0)
+    encoder = NextItNet(NextItNetConfig(vocab_size=53, hidden_size=8, dilations=(1, 2), dropout=0.0)).double()
+    events, lengths = np.array([[5, 6, 7, 8], [9, 4, 0, 0]]), np.array([4, 2])
+    sampler = NegativeSampler(log_uniform(50), number=12)
+    dealt = SharedNegatives(tuple(sampler.draw(np.random.default_rng(n)) for n in range(2)), np.array([1, 0]))
+    batch = next_item_batch(events, lengths, cuts=np.zeros(2, dtype=np.int64), steps=2)
+    losses = []
+    for place, targets in zip(batch.places, batch.targets, strict=True):
+        own = [
+            next_item_loss(encoder, replace(batch, places=place[None], targets=target[None]).among(dealt))
+            for target in targets
+            if target != PAD
+        ]
+        losses.append(torch.stack(own).mean())
+    for whole in (batch, batch.everywhere()):
+        torch.testing.assert_close(
+            next_item_loss(encoder, whole.among(dealt)), torch.stack(losses).mean(), rtol=1e-5, atol=0
+        )

@@ -201,3 +201,23 @@ def test_without_correction_popular_items_are_pushed_down():
     assert (right - wanted).abs().sum() < 0.15
     assert wrong[0] < 0.5 * wanted[0]
     assert (wrong - wanted).abs().sum() > 4 * (right - wanted).abs().sum()
+
+
+def test_weights_make_the_mean_a_weighted_one():
+    hidden, table, targets, log_counts = data()
+    targets[2] = 0  # no target, whatever its weight
+    weights = torch.linspace(0.1, 0.5, len(targets), dtype=torch.float64)
+    loss = sampled(hidden, table, targets, log_counts, weights=weights, chunk=4)
+    each = [
+        sampled(hidden[row : row + 1], table, targets[row : row + 1], log_counts)
+        for row in range(len(targets))
+        if row != 2
+    ]
+    kept = weights[torch.arange(len(targets)) != 2]
+    wanted = (torch.stack(each) * kept).sum() / kept.sum()
+    torch.testing.assert_close(loss, wanted)
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, [hidden, table]), torch.autograd.grad(wanted, [hidden, table]), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+    assert sampled(hidden, table, targets, log_counts, weights=torch.zeros_like(weights)).item() == 0

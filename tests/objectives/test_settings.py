@@ -4,6 +4,7 @@ import pytest
 
 from peterrec.errors import SettingsError
 from peterrec.objectives.settings import MOST_EXACT_ROWS, ObjectiveSettings
+from peterrec.settings import validate
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,49 @@ def test_as_many_negatives_as_items_are_no_sample():
 def test_the_stated_limit_is_the_one_that_decides():
     description = ObjectiveSettings.model_fields["softmax"].description
     assert f"{MOST_EXACT_ROWS:,}" in description
+
+
+def test_only_the_next_item_has_weight_unless_told_otherwise():
+    settings = ObjectiveSettings()
+    assert settings.weights == {"next_item": 1.0}
+    assert settings.position_level == ("next_item",)
+    assert settings.user_level == ()
+
+
+def test_something_must_be_learnt():
+    with pytest.raises(SettingsError, match=r"mine\.toml|all weights are 0.*contrast, bag a weight above 0"):
+        validate(ObjectiveSettings, {"next_item": 0.0}, origin="mine.toml")
+    with pytest.raises(SettingsError, match=r"masked_item = -1.*>= 0"):
+        validate(ObjectiveSettings, {"masked_item": -1.0}, origin="mine.toml")
+
+
+def test_the_name_of_an_older_settings_file_is_explained():
+    with pytest.raises(SettingsError, match=r"objective\.name is gone.*next_item = 1\.0"):
+        validate(ObjectiveSettings, {"name": "next_item", "tcl_rate": 0.1}, origin="settings.toml")
+
+
+@pytest.mark.parametrize(
+    ("weights", "metric", "scores", "by_table"),
+    [
+        ({}, "ndcg@10", True, True),
+        ({"contrast": 1.0}, "ndcg@10", True, True),
+        ({"next_item": 0.0, "contrast": 1.0}, "match@10", False, False),
+        ({"next_item": 0.0, "bag": 1.0}, "bag_log_likelihood", True, False),
+        ({"next_item": 0.0, "bag": 1.0, "bag_table": "tied"}, "bag_log_likelihood", True, True),
+        ({"contrast": 1.0, "watch": "match@10"}, "match@10", True, True),
+        ({"next_item": 0.0, "bag": 1.0, "watch": "ndcg@10"}, "ndcg@10", True, False),
+    ],
+)
+def test_what_is_watched_and_what_scores(weights, metric, scores, by_table):
+    settings = ObjectiveSettings(**weights)
+    assert settings.metric == metric
+    assert settings.scores_items is scores
+    assert settings.scores_by_item_table is by_table
+
+
+def test_the_sum_is_told():
+    told = ObjectiveSettings(contrast=0.25, group_users=2000).combination()
+    assert "1 × next_item + 0.25 × contrast" in told
+    assert "halves" in told
+    assert "groups of 2,000 users" in told
+    assert "views" not in ObjectiveSettings(next_item=2.0).combination()

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from peterrec.data.prepared import open_prepared
+from peterrec.encoders.loading import load_encoder
 from peterrec.errors import SettingsError
 from peterrec.stages import prepare, pretrain
 from peterrec.stages.world import COLUMNS
@@ -67,3 +68,24 @@ def test_the_tracker_gets_time_for_the_artifact(small_settings, prepared_folder,
     pretrain.run(prepared_folder, output=tmp_path / "run", settings=small_settings, progress="silent")
     assert calls[0] == ("artifact", ["config.json", "model.safetensors"])
     assert calls[1] == ("finish", 60)
+
+
+def test_what_only_objectives_need_is_not_part_of_the_encoder(
+    small_settings, prepared_folder, encoder_folder, tmp_path
+):
+    objective = small_settings.objective.model_copy(update={"contrast": 1.0, "bag": 0.5, "group_users": 64})
+    settings = small_settings.model_copy(update={"objective": objective})
+    told = pretrain.run(prepared_folder, output=tmp_path / "run", settings=settings, progress="silent")
+    assert told["training"]["choices"][0].startswith("Loss: 1 × next_item + 1 × contrast + 0.5 × bag; views: halves")
+    assert told["training"]["watched"] == "ndcg@10"
+    with_heads, plain = load_encoder(tmp_path / "run"), load_encoder(encoder_folder)
+    assert with_heads.state_dict().keys() == plain.state_dict().keys()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for record in lines:
+        assert record["losses"].keys() == {"next_item", "contrast", "bag"}
+        assert "match@10" in record["validation"]
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["settings"]["objective"]["contrast"] == 1.0
+    extra = told["results"][0]["trained_parameters"] - sum(p.numel() for p in plain.parameters())
+    rows, channels = plain.embed_tokens.weight.shape
+    assert extra == 2 * channels * (channels + 1) + 2 * channels + rows * (channels + 1)

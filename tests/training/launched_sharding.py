@@ -16,7 +16,7 @@ from peterrec.stages import pretrain
 from peterrec.training.checkpoint import Checkpoint
 from peterrec.training.device import open_accelerator
 from peterrec.training.optimizer import Updater
-from peterrec.training.pretraining import NextItemProgram
+from peterrec.training.pretraining import PretrainingProgram
 from peterrec.training.processes import Processes, join
 from peterrec.training.sharding import shard_tables, unshard_tables, whole_tables
 from peterrec.training.state import TrainingState, pack, unpack
@@ -98,7 +98,7 @@ class Course:
         wanted = settings(case, shard=shard)
         vocabulary = prepared.vocabulary
         self.encoder = pretrain.build_encoder(wanted, vocab_size=len(vocabulary), fingerprint=vocabulary.fingerprint)
-        self.program = NextItemProgram(
+        self.program = PretrainingProgram(
             self.encoder,
             train=prepared.sequences("train"),
             validation=prepared.sequences("validation"),

@@ -13,7 +13,7 @@ from peterrec.model import TaskModel
 from peterrec.training.finetuning import ClassificationProgram, FinetuningSettings, LabelledUsers
 from peterrec.training.loop import train
 from peterrec.training.micro_batch import CACHE_BYTES, micro_batch
-from peterrec.training.pretraining import NextItemProgram, ObjectiveSettings, PretrainingSettings
+from peterrec.training.pretraining import ObjectiveSettings, PretrainingProgram, PretrainingSettings
 from peterrec.training.program import Program
 from peterrec.training.progress import Progress
 from peterrec.training.settings import TrainingSettings
@@ -51,8 +51,8 @@ def encoder() -> NextItNet:
     return NextItNet(config).double()
 
 
-def pretraining(parts, **changes) -> NextItemProgram:
-    return NextItemProgram(
+def pretraining(parts, **changes) -> PretrainingProgram:
+    return PretrainingProgram(
         encoder(),
         train=parts["train"],
         validation=parts["validation"],

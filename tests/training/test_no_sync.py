@@ -13,11 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from peterrec.data.sequences import Sequences, SequenceWriter
 from peterrec.encoders import NextItNet, NextItNetConfig
+from peterrec.encoders.grec import GRec
+from peterrec.encoders.grec_config import GRecConfig
+from peterrec.encoders.readout import Readout
 from peterrec.heads.classification import ClassificationHead
 from peterrec.model import TaskModel
+from peterrec.training import view_encoding
 from peterrec.training.finetuning import ClassificationProgram, FinetuningSettings, LabelledUsers
 from peterrec.training.optimizer import NotFiniteError, Updater
-from peterrec.training.pretraining import NextItemProgram, ObjectiveSettings, PretrainingSettings
+from peterrec.training.pretraining import ObjectiveSettings, PretrainingProgram, PretrainingSettings
 from peterrec.tuners import PatchConfig
 
 CPU = torch.device("cpu")
@@ -94,7 +98,7 @@ def make_steps(program, *, settings, steps=2):
 
 def pretraining(histories, encoder, *, objective=None, **changes):
     settings = PretrainingSettings(positions=60, device="cpu", **changes)
-    program = NextItemProgram(
+    program = PretrainingProgram(
         encoder,
         train=histories,
         validation=histories,
@@ -113,7 +117,8 @@ def test_a_step_of_pretraining(histories, static, block, causal, fused):
     model = encoder(block=block, causal=causal)
     for each in model.blocks:
         each.fused = fused
-    program, settings = pretraining(histories, model, static_shapes=static, micro_batch=30)
+    objective = None if causal else {"next_item": 0.0, "masked_item": 1.0}
+    program, settings = pretraining(histories, model, objective=objective, static_shapes=static, micro_batch=30)
     updater = make_steps(program, settings=settings)
     assert set(updater.parameters) == {path.rpartition("/")[0] for path in updater.state()}  # all got gradients
 
@@ -131,11 +136,49 @@ def test_a_step_of_pretraining_with_a_sampled_softmax(histories, update, sampler
     assert bool(updater.tables) == (update != "dense")
 
 
+@pytest.mark.parametrize("table", ["own", "tied"])
+@pytest.mark.parametrize("softmax", ["exact", "sampled"])
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.usefixtures("meta")
+def test_a_step_of_several_objectives(histories, table, softmax, again, monkeypatch):
+    monkeypatch.setattr(view_encoding, "KEPT_BYTES", {"cpu": 0 if again else 2**30})
+    objective = {"contrast": 1.0, "bag": 1.0, "bag_table": table, "softmax": softmax, "negatives": 8, "group_users": 6}
+    program, settings = pretraining(histories, encoder(), objective=objective | {"next_steps": 2, "user_passes": 9.0})
+    updater = make_steps(program, settings=settings)
+    assert set(updater.parameters) == {path.rpartition("/")[0] for path in updater.state()}
+    assert program.take_losses().device == META
+
+
+@pytest.mark.usefixtures("meta")
+def test_a_step_of_gap_filling(histories):
+    shape = {"vocab_size": 3 + ITEMS, "hidden_size": 8, "max_length": 12}
+    model = GRec(GRecConfig(encoder_dilations=(1, 2), decoder_dilations=(1, 2), **shape)).train()
+    program, settings = pretraining(histories, model, objective={"next_item": 0.0, "gap_filling": 1.0})
+    updater = make_steps(program, settings=settings)
+    assert set(updater.parameters) == {path.rpartition("/")[0] for path in updater.state()}
+
+
 @pytest.mark.parametrize("readout", ["last", "mean", "tcl"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.usefixtures("meta")
 def test_a_step_of_fine_tuning(histories, readout, weighted):
     make_fine_tuning_steps(histories, encoder(), readout=readout, weighted=weighted)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("readout", ["attention", "first_last", "mean"])
+@pytest.mark.usefixtures("meta")
+def test_a_step_of_fine_tuning_a_readout(histories, readout, window):
+    base = encoder()
+    reader = Readout(
+        readout,
+        channels=8,
+        depth=len(base.blocks),
+        layers=(0, -1),
+        item_weights=readout == "attention",
+        vocab_size=3 + ITEMS,
+    )
+    make_fine_tuning_steps(histories, base, readout=reader, window=window)
 
 
 @pytest.mark.parametrize(
@@ -152,12 +195,12 @@ def test_a_step_of_fine_tuning_an_adapter(histories, tuner):
     make_fine_tuning_steps(histories, encoder(), tuner=tuner)
 
 
-def make_fine_tuning_steps(histories, base, *, readout="last", weighted=False, tuner=None):
+def make_fine_tuning_steps(histories, base, *, readout="last", window=None, weighted=False, tuner=None):
     labels = np.arange(USERS) % 3
     learn, watch = np.arange(0, USERS, 2), np.arange(1, USERS, 2)
     settings = FinetuningSettings(users=8, cache_mb=0, device="cpu")
     weights = torch.tensor([1.0, 2.0, 3.0]) if weighted else None
-    model = TaskModel(base, ClassificationHead(8, 3), readout=readout, class_weights=weights)
+    model = TaskModel(base, ClassificationHead(8, 3), readout=readout, window=window, class_weights=weights)
     if tuner is not None:
         model.freeze_encoder()
         model.encoder = get_peft_model(base, tuner)

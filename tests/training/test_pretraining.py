@@ -7,7 +7,7 @@ import torch
 from peterrec.data.prepared import open_prepared
 from peterrec.encoders import NextItNet, NextItNetConfig
 from peterrec.errors import SettingsError
-from peterrec.training.pretraining import NextItemProgram, ObjectiveSettings, PretrainingSettings
+from peterrec.training.pretraining import ObjectiveSettings, PretrainingProgram, PretrainingSettings
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def program(prepared, *, sampler="log_uniform", softmax="sampled", tie=True, **t
     config = NextItNetConfig(
         vocab_size=len(prepared.vocabulary), hidden_size=8, dilations=(1, 2), max_length=20, tie_output=tie, dropout=0.0
     )
-    return NextItemProgram(
+    return PretrainingProgram(
         NextItNet(config),
         train=prepared.sequences("train"),
         validation=prepared.sequences("validation"),

@@ -44,7 +44,7 @@ def test_a_batch_holds_the_states_that_each_user_has_alone(readout, positions, h
     assert model.base_encoder.embed_dropout.training, "the mode is as it was"
     model.eval()
     users = np.array([4, 0, 2, 1, 5])
-    states, valid = kept.batch(users)
+    states, valid, *_ = kept.batch(users)
     assert states.transpose(0, 1).is_contiguous(), "time-major, as the blocks want it"
     width = max(kept.lengths[users])
     assert states.shape == (5, width, 8)
@@ -66,6 +66,6 @@ def test_a_batch_holds_the_states_that_each_user_has_alone(readout, positions, h
 def test_users_without_events_have_no_states(histories):
     model = make("mean")
     kept = StandingStates(model, histories, rows=np.array([1, 5]), max_length=20, blocks=1, device=CPU)
-    states, valid = kept.batch(np.array([1, 0]))
+    states, valid, *_ = kept.batch(np.array([1, 0]))
     assert states.shape == (2, 1, 8)
     assert not valid.any()

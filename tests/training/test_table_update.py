@@ -16,7 +16,7 @@ from peterrec.heads.classification import ClassificationHead
 from peterrec.model import TaskModel
 from peterrec.training.loop import train
 from peterrec.training.optimizer import Updater
-from peterrec.training.pretraining import NextItemProgram, ObjectiveSettings, PretrainingSettings
+from peterrec.training.pretraining import ObjectiveSettings, PretrainingProgram, PretrainingSettings
 from peterrec.training.progress import Progress
 from peterrec.training.settings import TrainingSettings
 from peterrec.training.table_update import MOST_DENSE_ROWS, describe_table_update, row_updates, update_read_rows
@@ -103,7 +103,7 @@ def test_the_encoder_is_given_back_with_dense_gradients(prepared_folder, update)
     prepared = open_prepared(prepared_folder)
     config = NextItNetConfig(vocab_size=len(prepared.vocabulary), hidden_size=4, dilations=(1, 2), max_length=20)
     given = PretrainingSettings(device="cpu", epochs=1, table_update=update, positions=2000, validation_users=5)
-    program = NextItemProgram(
+    program = PretrainingProgram(
         NextItNet(config),
         train=prepared.sequences("train"),
         validation=prepared.sequences("validation"),

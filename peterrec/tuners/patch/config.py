@@ -21,6 +21,9 @@ class PatchConfig(TunerConfig):
     `y + P(y)` once a block, on the output of its last unit, before dropout and the residual sum. `parallel_conv` (3d),
     `conv(x) + P(x)`, where x is the input of the convolution. `parallel_unit` (3e), `unit(x) + P(x)`: the patch ends
     behind norm and ReLU; bottleneck blocks have no such place, since theirs stand before the convolution.
+    In attention blocks `serial_conv` stands behind the output map of the attention and the last map of the feed-forward
+    (Houlsby et al., ICML 2019), `serial_block` behind the latter, `parallel_conv` beside both layers, reading what they
+    read (He et al., ICLR 2022); in LSTM blocks all three stand behind or beside the LSTM, outside of its recurrence.
     bottleneck: inner width; D/8 has 8.3 % of a convolution's weights. activation: `relu`, or `gelu` as in the published
     code. dropout: on the inner activation. train_norms: the norms of those blocks get a copy an adapter, which is
     trained and saved with it. shortcut: parallel placements add their input as well, `conv(x) + x + P(x)`, as the

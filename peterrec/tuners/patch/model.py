@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import nn
 
-from peterrec.encoders.dilated import DilatedConv, TimeMajorLayerNorm, Unit
+from peterrec.encoders.dilated import TimeMajorLayerNorm, Unit
 from peterrec.tuners.layer import TunerLayer
 from peterrec.tuners.model import EncoderTuner
 from peterrec.tuners.patch.config import NAME, PatchConfig
 from peterrec.tuners.patch.layer import MERGE_REFUSED, UNMERGE_REFUSED, PatchLayer
 from peterrec.tuners.patch.norm import NormLayer
-from peterrec.tuners.patch.placement import NORMS, PLACEMENTS, blocks, module_names, unwrapped
+from peterrec.tuners.patch.placement import PLACEMENTS, blocks, module_names, unwrapped
 
 
 class PatchModel(EncoderTuner):
@@ -39,7 +39,7 @@ class PatchModel(EncoderTuner):
     def check_target(self, target: nn.Module, name: str, config: PatchConfig) -> None:  # type: ignore[override]
         place = PLACEMENTS[config.placement]
         for block in blocks(self.model):
-            wanted = place.modules[type(block)] + (NORMS[type(block)] if config.train_norms else ())
+            wanted = place.modules(block) + (block.norms if config.train_norms else ())
             if any(target is unwrapped(block, module) for module in wanted):
                 return
         raise ValueError(
@@ -58,9 +58,9 @@ class PatchModel(EncoderTuner):
         if isinstance(target, nn.ReLU):
             # it does not know its width; the unit around it does
             target = next(unit for unit in self.model.modules() if getattr(unit, "activation", None) is target)
-        conv = target if isinstance(target, DilatedConv) else unwrapped(target, "conv")
-        assert isinstance(conv, DilatedConv)
-        return conv.linear.out_features
+        if isinstance(target, Unit):
+            target = unwrapped(target, "conv")
+        return target.channels  # type: ignore[return-value]  # a layer of a block knows it
 
     def _create_and_replace(  # type: ignore[override]
         self,

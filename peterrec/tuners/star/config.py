@@ -7,8 +7,14 @@ from peterrec.tuners.registration import peft_type
 from peterrec.tuners.star.deviation import FORMS
 
 NAME = "peterrec_star"
-# the convolutions of plain blocks; bottleneck blocks have point-wise maps beside them
-LINEAR_MAPS = {"conv.linear", "unit1.linear", "unit3.linear"}
+# every linear map of a block of any kind, by names that nothing outside of the blocks ends with
+LINEAR_MAPS = {
+    *("conv.linear", "unit1.linear", "unit3.linear"),  # dilated: convolutions, point-wise maps
+    *("projector.widen", "projector.narrow"),  # GRec
+    *("attention.query", "attention.key", "attention.value", "attention.output"),
+    *("feed_forward.up", "feed_forward.down"),
+    *("lstm.input", "lstm.property", "lstm.recurrent", "lstm.cell", "lstm.new_cell"),
+}
 NORMS = {"norm"}
 
 

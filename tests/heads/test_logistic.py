@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 
-from peterrec.baselines.logistic import GRID, Logistic, stratified_folds
 from peterrec.errors import SettingsError
+from peterrec.heads.logistic import GRID, Logistic, stratified_folds
 
 
 def linear(seed: int, *, count: int = 300, classes: int = 3, width: int = 8, skill: float = 2.0):

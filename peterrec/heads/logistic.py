@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Literal, Self, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from peterrec.baselines.majority import Majority
 from peterrec.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -37,44 +36,84 @@ class Logistic:
         self.seed: int = seed
         self.chosen_C: float | None = None
         self._model: LogisticRegression | None = None
-        self._prior: Majority | None = None
+        self._shares: NDArray[np.float64] | None = None
 
-    def fit(self, features: "Features", labels: ArrayLike, *, num_classes: int) -> Self:
-        """Fit to features (N, F) and labels (N,) in 0…C-1."""
+    def fit(
+        self,
+        features: "Features",
+        labels: ArrayLike,
+        *,
+        num_classes: int,
+        class_weights: NDArray[np.float64] | None = None,
+    ) -> Self:
+        """Fit to features (N, F) and labels (N,) in 0…C-1, the loss of each class weighed by `class_weights` (C,)."""
         labels = np.asarray(labels, dtype=np.int64)
-        self._prior = Majority.fit(labels, num_classes=num_classes)
+        assert len(labels)
+        counts = np.bincount(labels, minlength=num_classes)
+        assert len(counts) == num_classes
+        self._shares = counts / counts.sum()
         self._model, self.chosen_C = None, None
-        if (self._prior.shares > 0).sum() > 1:
-            self.chosen_C = self._search(features, labels) if self.C == "cv" else self.C
-            self._model = _model(features, labels).set_params(C=self.chosen_C).fit(features, labels)
+        if (counts > 0).sum() > 1:
+            weights = None
+            if class_weights is not None:
+                weights = np.asarray(class_weights, dtype=np.float64)[labels]
+                weights = weights * (len(labels) / weights.sum())  # so that C means what it means without
+            self.chosen_C = self._search(features, labels, weights) if self.C == "cv" else self.C
+            self._model = _model(features, labels).set_params(C=self.chosen_C).fit(features, labels, weights)
         return self
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """The shares of the classes (C,) in the training labels."""
+        assert self._shares is not None, "fit first"
+        return self._shares
+
+    def map(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The linear map whose softmax is `predict`: weights (C, F), 0 columns for one class, and intercepts (C,).
+
+        A class without training labels has the intercept -inf.
+        """
+        shares = self.shares
+        intercepts = np.full(len(shares), -np.inf)
+        if self._model is None:
+            intercepts[shares > 0] = 0.0
+            return np.zeros((len(shares), 0)), intercepts
+        weights, own = np.asarray(self._model.coef_), np.asarray(self._model.intercept_)
+        if len(weights) == 1:  # of two classes scikit-learn keeps the difference
+            weights, own = np.stack([-weights[0], weights[0]]) / 2, np.array([-own[0], own[0]]) / 2
+        found = np.zeros((len(shares), weights.shape[1]))
+        found[self._model.classes_] = weights
+        intercepts[self._model.classes_] = own
+        return found, intercepts
 
     def predict(self, features: "Features") -> NDArray[np.float64]:
         """The probabilities (N, C) of all classes in their given order."""
-        assert self._prior is not None, "fit first"
+        shares = self.shares
         count, _ = cast("tuple[int, int]", features.shape)
         if self._model is None:
-            return self._prior.predict(count)
-        probabilities = np.zeros((count, len(self._prior.shares)))
+            return np.tile(shares, (count, 1))
+        probabilities = np.zeros((count, len(shares)))
         if count:
             probabilities[:, self._model.classes_] = self._model.predict_proba(features)
         return probabilities
 
-    def _search(self, features: "Features", labels: NDArray[np.int64]) -> float:
+    def _search(self, features: "Features", labels: NDArray[np.int64], weights: NDArray[np.float64] | None) -> float:
         """The best C of the grid, or 1 where the labels are too few to tell."""
         folds = 5 if len(labels) < FEW_ROWS else 3
         parts = []
         for train, held in stratified_folds(labels, folds=folds, rows=SEARCH_ROWS, seed=self.seed):
             model = _model(features[train], labels[train])
-            parts.append((model, features[train], labels[train], features[held], labels[held]))
+            own, theirs = (None, None) if weights is None else (weights[train], weights[held])
+            parts.append((model, features[train], labels[train], own, features[held], labels[held], theirs))
         best, smallest = 1.0, math.inf
         for C in GRID if parts else ():
             losses = []
-            for model, inputs, targets, held_inputs, held_targets in parts:
-                model.set_params(C=C).fit(inputs, targets)  # from the solution for the C before
+            for model, inputs, targets, own, held_inputs, held_targets, theirs in parts:
+                model.set_params(C=C).fit(inputs, targets, own)  # from the solution for the C before
                 columns = np.searchsorted(model.classes_, held_targets)
                 probabilities = model.predict_proba(held_inputs)[np.arange(len(columns)), columns]
-                losses.append(-np.log(np.maximum(probabilities, np.finfo(np.float64).tiny)))
+                found = -np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+                losses.append(found if theirs is None else found * theirs)
             loss = float(np.concatenate(losses).mean())
             if loss >= smallest:
                 break

@@ -1,0 +1,35 @@
+"""How pretraining is trained."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from peterrec.training.settings import TrainingSettings
+
+
+class PretrainingSettings(TrainingSettings):
+    """Training settings of pretraining."""
+
+    positions: int = Field(
+        6400,
+        ge=1,
+        description="Users × length of a batch at most, padding included; a small log is cut into 20 batches an epoch.",
+    )
+    validation_users: int = Field(
+        2000, ge=1, description="Users that each validation ranks, the same ones in every epoch."
+    )
+    static_shapes: bool | Literal["auto"] = Field(
+        "auto",
+        description="Round lengths up so that batches come in few shapes, which CUDA graphs need; it pads more. auto: "
+        "where compile is on.",
+    )
+    shard_tables: bool = Field(
+        False,
+        description="Share the rows of the item table, and of an untied output, out over the processes of a launch, "
+        "each with its part of the optimiser's state; for a sampled softmax.",
+    )
+
+    @property
+    def few_shapes(self) -> bool:
+        """Whether batches come in few shapes. The device has no say: resumed elsewhere, the batches are the same."""
+        return self.compile if self.static_shapes == "auto" else self.static_shapes
