@@ -25,8 +25,16 @@ if TYPE_CHECKING:
     from peterrec.data.synthetic import World as World
     from peterrec.data.synthetic import WorldSettings as WorldSettings
     from peterrec.data.vocabulary import Vocabulary as Vocabulary
+    from peterrec.encoders import DUPN as DUPN
+    from peterrec.encoders import DUPNConfig as DUPNConfig
+    from peterrec.encoders import GRec as GRec
+    from peterrec.encoders import GRecConfig as GRecConfig
     from peterrec.encoders import NextItNet as NextItNet
     from peterrec.encoders import NextItNetConfig as NextItNetConfig
+    from peterrec.encoders import PooledConfig as PooledConfig
+    from peterrec.encoders import PooledItems as PooledItems
+    from peterrec.encoders import SASRec as SASRec
+    from peterrec.encoders import SASRecConfig as SASRecConfig
     from peterrec.encoders.loading import load_encoder as load_encoder
     from peterrec.encoders.user_state import UserState as UserState
     from peterrec.errors import PeterrecError as PeterrecError
@@ -37,11 +45,19 @@ if TYPE_CHECKING:
     from peterrec.tuners import StarConfig as StarConfig
 
 _HOMES = {
+    "DUPN": "peterrec.encoders",
+    "DUPNConfig": "peterrec.encoders",
+    "GRec": "peterrec.encoders",
+    "GRecConfig": "peterrec.encoders",
     "NextItNet": "peterrec.encoders",
     "NextItNetConfig": "peterrec.encoders",
     "PatchConfig": "peterrec.tuners",
     "PeterrecError": "peterrec.errors",
+    "PooledConfig": "peterrec.encoders",
+    "PooledItems": "peterrec.encoders",
     "PreparedLog": "peterrec.data.prepared",
+    "SASRec": "peterrec.encoders",
+    "SASRecConfig": "peterrec.encoders",
     "StarConfig": "peterrec.tuners",
     "TaskModel": "peterrec.model",
     "UserState": "peterrec.encoders.user_state",

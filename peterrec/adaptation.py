@@ -65,6 +65,7 @@ def build(
     if adapter.tuner != "full":
         model.freeze_encoder()
         model.encoder = adapt(encoder, adapter, readout=reader.kind)
+    model.convex = adapter.fit == "convex"
     encoder.reader.requires_grad_(False)  # the task has a reader of its own
     _freeze_unread(encoder, reader, model=model, adapter=adapter)
     return model
@@ -223,8 +224,13 @@ def _targets(encoder: UserEncoder, recipe: PeftRecipe, *, adapter: str) -> list[
 
 
 def _top(encoder: UserEncoder, blocks: Blocks, *, key: str) -> list[int]:
-    """The indices of the top blocks; SettingsError where the encoder has fewer."""
+    """The indices of the top blocks; SettingsError where the encoder has fewer, or none."""
     total = len(encoder.blocks)
+    if not total:
+        raise SettingsError(
+            f"{key}: a {type(encoder).__name__} encoder has no blocks. Take the adapter items, none or full, or "
+            "another encoder."
+        )
     count = total if blocks == "all" else blocks
     if count > total:
         raise SettingsError(f"{key} = {count}, but the encoder has {total} blocks.")

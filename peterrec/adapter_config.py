@@ -16,7 +16,7 @@ from peterrec.errors import RefusedError, SettingsError, did_you_mean
 from peterrec.peft_methods import PEFT_METHODS
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
 
 CONFIG = "adapter_config.json"
 # what is loaded: our tuners, what a recipe may name, and AdaLoRA, which users train in loops of their own
@@ -129,3 +129,16 @@ def refusing_misfits(folder: Path) -> Iterator[None]:
             yield
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, re.error) as error:
         raise RefusedError(f"{folder}: its {CONFIG} does not fit the encoder: {error}") from error
+
+
+def check_beside(model: "PeftModel", config: "PeftConfig", folder: Path) -> None:
+    """Raises RefusedError where peft would build the two and fail in the next forward pass."""
+    if str(getattr(config.peft_type, "value", config.peft_type)) != "LN_TUNING":
+        return
+    mine = getattr(config, "target_modules", None)
+    for name, other in model.peft_config.items():
+        if getattr(other, "target_modules", None) != mine:
+            raise RefusedError(
+                f"{folder} trains other layers than the adapter {name!r}, and peft's LN tuning cannot hold both in one "
+                "model. Load it into a model of its own with load_adapter."
+            )

@@ -1,9 +1,9 @@
 """Adapter folders in peft's format that name their encoder: saving, loading with every check, swapping weights.
 
 Two files: adapter_config.json and adapter_model.safetensors. The second also holds a task's head, under `head.`, what
-its readout learned, under `readout.`, and in its metadata the revision of the encoder and the fingerprint of its item
-vocabulary. Plain peft loads the folder on
-the bare encoder and passes over the rest; only the functions here compare encoder and adapter.
+its readout learned, under `readout.`, and in its metadata the revision of the encoder, the fingerprint of its item
+vocabulary and what the readout is. Plain peft loads the folder on the bare encoder and passes over the rest; only the
+functions here compare encoder and adapter.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from peterrec.adapter_config import (
     CONFIG,
+    check_beside,
     config_text,
     difference,
     read_adapter_config,
@@ -25,16 +26,18 @@ from peterrec.adapter_weights import (
     WEIGHTS,
     Pairing,
     check_pairing,
+    check_readout,
     check_settings,
     fill,
     fill_module,
+    paired,
     read_weights,
     write_weights,
 )
 from peterrec.atomic import atomic_file, sync
 from peterrec.encoders.loading import open_encoder
+from peterrec.encoders.readout import Readout
 from peterrec.errors import RefusedError, SettingsError
-from peterrec.run_folder import read_run
 from peterrec.tuners.mixing import refuse_deaf_mixing
 
 if TYPE_CHECKING:
@@ -68,7 +71,7 @@ def save_adapter(
     encoder_revision: str,
     vocabulary_fingerprint: str,
     head: nn.Module | None = None,
-    readout: nn.Module | None = None,
+    readout: Readout | None = None,
     base_model: str = "",
     adapter_name: str = "default",
 ) -> None:
@@ -85,7 +88,7 @@ def save_adapter(
     with atomic_file(folder / CONFIG) as config_file, atomic_file(folder / WEIGHTS) as weights_file:
         config_file.write_text(text, encoding="utf-8")
         pairing = Pairing(encoder_revision, vocabulary_fingerprint)
-        write_weights(tensors, weights_file, pairing=pairing, settings=settings_digest(text))
+        write_weights(tensors, weights_file, pairing=pairing, settings=settings_digest(text), readout=readout)
         sync(config_file)
         sync(weights_file)
         (folder / CONFIG).unlink(missing_ok=True)  # old settings must not meet new weights
@@ -102,12 +105,7 @@ def load_adapter(
     """
     folder = Path(folder)
     config, tensors, wanted = _read(folder)
-    found = Path(encoder) if encoder is not None else _named_encoder(folder, config)
-    if not (found / "config.json").is_file() or (encoder is None and not config.base_model_name_or_path):
-        where = f"its encoder is not at {found}" if config.base_model_name_or_path or encoder else "it names no encoder"
-        raise SettingsError(f"{folder}: {where}; give encoder=FOLDER{f' ({wanted})' if wanted else ''}.")
-    given = Pairing.of(found)
-    check_pairing(folder / WEIGHTS, wanted, given, encoder=str(found), unchecked=unchecked)
+    found, given = paired(folder, config, wanted, encoder=encoder, unchecked=unchecked)
     from peft import get_peft_model
 
     config.base_model_name_or_path = None  # peft warns where it is not what the encoder calls itself
@@ -123,17 +121,22 @@ def load_adapter(
     return model.eval()
 
 
-def load_head(folder: Path, *, head: nn.Module) -> None:
+def load_head(folder: Path, *, head: nn.Module, encoder: Path | None = None, unchecked: bool = False) -> None:
     """Puts the head that was saved with the adapter of `folder` into `head`, a module of the same shape.
 
-    Raises RefusedError where the tensors are damaged or do not fit.
+    `encoder` and `unchecked`, and what is raised, are as for `load_adapter`: a head reads one encoder's vectors.
     """
-    fill_module(head, Path(folder) / WEIGHTS, prefix=HEAD)
+    fill_module(head, _weights_for(Path(folder), encoder=encoder, unchecked=unchecked), prefix=HEAD)
 
 
-def load_readout(folder: Path, *, readout: nn.Module) -> None:
-    """Puts what the readout learned that was saved with the adapter of `folder` into `readout`; as `load_head`."""
-    fill_module(readout, Path(folder) / WEIGHTS, prefix=READOUT)
+def load_readout(folder: Path, *, readout: Readout, encoder: Path | None = None, unchecked: bool = False) -> None:
+    """Puts what the readout learned that was saved with the adapter of `folder` into `readout`; as `load_head`.
+
+    Raises RefusedError as well for a readout of another kind, of other layers, or with item weights or without.
+    """
+    path = _weights_for(Path(folder), encoder=encoder, unchecked=unchecked)
+    check_readout(path, readout)
+    fill_module(readout, path, prefix=READOUT)
 
 
 def add_adapter_from(
@@ -148,7 +151,7 @@ def add_adapter_from(
     if adapter_name in model.peft_config:
         raise SettingsError(f"The model already holds an adapter {adapter_name!r}; choose another name.")
     config, tensors = _checked(model, folder, encoder=encoder, unchecked=unchecked)
-    _check_beside(model, config, folder)
+    check_beside(model, config, folder)
     config.inference_mode = True
     training = model.training
     with torch.random.fork_rng(devices=[]):
@@ -210,26 +213,11 @@ def _check_settings(folder: Path) -> None:
     check_settings(folder / WEIGHTS, settings_digest((folder / CONFIG).read_text("utf-8")))
 
 
-def _named_encoder(folder: Path, config: "PeftConfig") -> Path:
-    """The encoder that a configuration names; a run knows it from wherever the run is looked at."""
-    named = Path(str(config.base_model_name_or_path or ""))
-    if (named / "config.json").is_file() or not (folder / "run.json").is_file():
-        return named
-    recorded = read_run(folder, stage="finetune").get("inputs", {}).get("encoder", "")
-    return (folder / recorded).resolve()
-
-
-def _check_beside(model: "PeftModel", config: "PeftConfig", folder: Path) -> None:
-    """Raises RefusedError where peft would build the two and fail in the next forward pass."""
-    if str(getattr(config.peft_type, "value", config.peft_type)) != "LN_TUNING":
-        return
-    mine = getattr(config, "target_modules", None)
-    for name, other in model.peft_config.items():
-        if getattr(other, "target_modules", None) != mine:
-            raise RefusedError(
-                f"{folder} trains other layers than the adapter {name!r}, and peft's LN tuning cannot hold both in one "
-                "model. Load it into a model of its own with load_adapter."
-            )
+def _weights_for(folder: Path, *, encoder: Path | None, unchecked: bool) -> Path:
+    """The file of an adapter's weights, once the encoder given or named is theirs."""
+    config, _, wanted = _read(folder)
+    paired(folder, config, wanted, encoder=encoder, unchecked=unchecked)
+    return folder / WEIGHTS
 
 
 def _checked(

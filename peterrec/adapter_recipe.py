@@ -138,6 +138,11 @@ class AdapterRecipe(Settings):
     max_length: Events | None = Field(default=None, description="instead of the task's max_length")
     window: int | None = Field(default=None, ge=1, description="instead of the task's window")
     learning_rate: float | None = Field(default=None, gt=0, description="instead of the task's learning rate")
+    fit: Literal["gradient", "convex"] = Field(
+        default="gradient",
+        description="convex: LoRA on the item table and the head are one regression, solved at once; for encoders "
+        "whose user vector is a sum of item embeddings, with head.fit = 'newton'",
+    )
 
     @field_validator("tuner")
     @classmethod
@@ -159,6 +164,9 @@ class AdapterRecipe(Settings):
             raise ValueError("tuner = 'none' trains the head alone: set train_tcl = false, or take tuner = 'patch'")
         if self.peft is not None:
             self._fits_method(self.peft)
+        on_items = self.peft is not None and (self.peft.method, self.peft.where) == ("lora", "items")
+        if self.fit == "convex" and not on_items:
+            raise ValueError("fit = 'convex' belongs to the peft method lora on the items")
         if self.readout is None and (self.layers is not None or self.item_weights is not None):
             raise ValueError("layers and item_weights belong to a readout: set readout as well")
         if self.readout is not None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,7 +13,12 @@ from torch import Tensor, nn
 
 from peterrec.atomic import readable
 from peterrec.encoders.loading import encoder_revision, read_config
-from peterrec.errors import RefusedError
+from peterrec.encoders.readout import Readout
+from peterrec.errors import RefusedError, SettingsError
+from peterrec.run_folder import read_run
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 WEIGHTS = "adapter_model.safetensors"
 FORMAT = "1"
@@ -34,10 +40,13 @@ class Pairing:
         return f"revision {self.encoder_revision}, vocabulary {self.vocabulary_fingerprint[:16] or 'none'}"
 
 
-def write_weights(tensors: Mapping[str, Tensor], path: Path, *, pairing: Pairing, settings: str = "") -> None:
+def write_weights(
+    tensors: Mapping[str, Tensor], path: Path, *, pairing: Pairing, settings: str = "", readout: Readout | None = None
+) -> None:
     """Writes tensors as safetensors whose metadata name their encoder; the same tensors give the same bytes.
 
-    `settings` is a digest of the configuration that goes with them, if there is one.
+    `settings` is a digest of the configuration that goes with them, if there is one; `readout`, whose kind, layers and
+    item weights the metadata name, the one that they were trained with.
     """
     own: dict[str, Tensor] = {}
     storages = set()
@@ -46,7 +55,8 @@ def write_weights(tensors: Mapping[str, Tensor], path: Path, *, pairing: Pairing
         storage = tensor.untyped_storage().data_ptr()
         own[name] = tensor.clone() if storage in storages else tensor  # safetensors takes no shared memory
         storages.add(storage)
-    save_file(own, path, metadata={"format": "pt", "peterrec_format": FORMAT, "settings": settings, **asdict(pairing)})
+    told = {"format": "pt", "peterrec_format": FORMAT, "settings": settings, **asdict(pairing)}
+    save_file(own, path, metadata=told if readout is None else told | {"readout": _text_of(readout)})
     _sort_metadata(path)
     readable(path)
 
@@ -59,6 +69,20 @@ def check_settings(path: Path, settings: str) -> None:
         raise RefusedError(
             f"{path.parent}: adapter_config.json is not the one that its weights were saved with. Put the right one "
             "back, or train the adapter again."
+        )
+
+
+def check_readout(path: Path, readout: Readout) -> None:
+    """Raises RefusedError where the weights in `path`, which can be read, were saved with another readout.
+
+    Files of before readouts were named say nothing, and are taken.
+    """
+    with safe_open(path, framework="pt") as file:
+        told, given = (file.metadata() or {}).get("readout"), _text_of(readout)
+    if told and told != given:
+        raise RefusedError(
+            f"{path.parent} was trained with another readout: {told}, not {given}. Make the readout with the same "
+            "kind, layers and item weights."
         )
 
 
@@ -125,6 +149,34 @@ def check_pairing(path: Path, wanted: Pairing | None, given: Pairing, *, encoder
         f"{path.parent} was trained with another {what}: it is an adapter for the encoder weights of {wanted}, but "
         f"{encoder} holds {given}. Give the encoder that it was trained with, or train an adapter for this one."
     )
+
+
+def paired(
+    folder: Path, config: "PeftConfig", wanted: Pairing | None, *, encoder: Path | None, unchecked: bool
+) -> tuple[Path, Pairing]:
+    """The folder of the encoder given or named, once it is the one that the adapter was trained with."""
+    found = Path(encoder) if encoder is not None else _named_encoder(folder, config)
+    if not (found / "config.json").is_file() or (encoder is None and not config.base_model_name_or_path):
+        where = f"its encoder is not at {found}" if config.base_model_name_or_path or encoder else "it names no encoder"
+        raise SettingsError(f"{folder}: {where}; give encoder=FOLDER{f' ({wanted})' if wanted else ''}.")
+    given = Pairing.of(found)
+    check_pairing(folder / WEIGHTS, wanted, given, encoder=str(found), unchecked=unchecked)
+    return found, given
+
+
+def _named_encoder(folder: Path, config: "PeftConfig") -> Path:
+    """The encoder that a configuration names; a run knows it from wherever the run is looked at."""
+    named = Path(str(config.base_model_name_or_path or ""))
+    if (named / "config.json").is_file() or not (folder / "run.json").is_file():
+        return named
+    recorded = read_run(folder, stage="finetune").get("inputs", {}).get("encoder", "")
+    return (folder / recorded).resolve()
+
+
+def _text_of(readout: Readout) -> str:
+    """What a readout is, beside what it learned."""
+    own = {"kind": readout.kind, "layers": list(readout.layers), "item_weights": readout.item_weights is not None}
+    return json.dumps(own)
 
 
 def _sort_metadata(path: Path) -> None:

@@ -105,7 +105,8 @@ def reader_of(encoder: UserEncoder, kind: str | None = None) -> Readout:
     if kind == "attention":
         raise SettingsError(
             f"The encoder was pretrained with the readout {encoder.reader.kind} and has learned no attention: take the "
-            'readout "mean", or pretrain with encoder.readout=attention.'
+            'readout "mean", or pretrain with encoder.readout=attention and with objective.contrast or objective.bag '
+            "above 0, which train it."
         )
     return _top_reader(encoder, kind)
 

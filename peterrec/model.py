@@ -56,6 +56,7 @@ class TaskModel(nn.Module):
         self.window = window
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
+        self.convex = False  # whether item table and head are fitted as one regression, without steps
         self._quiet: list[nn.Module] = []  # dropouts of a frozen encoder
 
     @property
@@ -98,10 +99,6 @@ class TaskModel(nn.Module):
     def encoder_stands(self) -> bool:
         """Whether no state of the encoder ever changes in training."""
         return not moving_blocks(self.encoder, self.base_encoder, quiet=self._quiet)
-
-    def events_read(self, max_length: int) -> int:
-        """How many of a user's last `max_length` events the user vector depends on."""
-        return self.reading(max_length).max_length
 
     def reading(self, max_length: int) -> Reading:
         """How the last `max_length` events of a history are laid out for this model."""
@@ -161,11 +158,8 @@ class TaskModel(nn.Module):
 
     @torch.no_grad()
     def chosen_states(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The states of item rows `(B, L)` in the layers that the readout reads, side by side `(B, L, K · D)`.
-
-        And where they are valid `(B, L)`.
-        """
-        valid = valid_positions(input_ids)
+        """The states `(B, L, K · D)` of item rows `(B, L)` in all layers that are read, and where they are valid."""
+        valid = self.base_encoder.encoded(valid_positions(input_ids))
         return torch.cat(states_of(self.encoder, self.base_encoder, self.reader, input_ids, valid), dim=2), valid
 
     def vectors_of_states(
@@ -183,6 +177,7 @@ class TaskModel(nn.Module):
         if first_block == len(base.blocks):
             chosen, seen = list(states.split(base.config.hidden_size, dim=2)), valid
         else:
+            valid = base.encoded(valid)
             if domain_ids is not None and places is not None:
                 domain_ids = domain_ids.index_select(0, owners_of(places, rows=len(states)))
             positions = 1 if reach_of(base, reader) is not None else None

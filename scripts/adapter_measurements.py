@@ -17,6 +17,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from peterrec.data.attribute import Attribute, split_users
+from peterrec.data.reading import Reading
 from peterrec.data.sequences import Sequences
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.readout import read_out, valid_positions
@@ -36,8 +37,8 @@ SERVED = (1, 16)  # users of each adapter in a mixed batch: requests as they com
 class EveryPosition(TaskModel):
     """A task model without the short cut of the last position: the long way of the third comparison."""
 
-    def events_read(self, max_length: int) -> int:
-        return max_length
+    def reading(self, max_length: int) -> Reading:
+        return replace(super().reading(max_length), max_length=max_length)
 
     def user_vectors(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, domain_ids: Tensor | None = None

@@ -135,6 +135,8 @@ COUNTS = {
     ("ln_tuning", "plain"): NORMS,
     ("ln_tuning", "bottleneck"): BLOCKS * 2 * (D + HALF + HALF),
     ("tcl", "plain"): D,
+    ("items", "plain"): 8 * (V + D),
+    ("items_convex", "plain"): 32 * (V + D),
     ("last_1", "plain"): 2 * (3 * D * D + D + 2 * D),
     ("last_2", "plain"): 4 * (3 * D * D + D + 2 * D),
     ("full", "plain"): V * D + CONVS * (3 * D * D + D) + NORMS,

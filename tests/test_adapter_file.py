@@ -238,13 +238,34 @@ def test_the_head_comes_back(patched, encoder, tmp_path):
     head = ClassificationHead(8, 3)
     folder = save(patched, tmp_path, encoder, head=head)
     again = ClassificationHead(8, 3)
-    load_head(folder, head=again)
+    load_head(folder, head=again, encoder=encoder)
     x = torch.randn(5, 8)
     assert torch.equal(again(x), head(x))
     with pytest.raises(RefusedError, match=r"head\..* is \(3,.*not \(4,"):
-        load_head(folder, head=ClassificationHead(8, 4))
+        load_head(folder, head=ClassificationHead(8, 4), encoder=encoder)
     with pytest.raises(RefusedError, match="lacks the weights head"):
-        load_head(save(patched, tmp_path / "headless", encoder), head=again)
+        load_head(save(patched, tmp_path / "headless", encoder), head=again, encoder=encoder)
+
+
+def test_head_and_readout_are_loaded_for_their_own_encoder_alone(patched, encoder, tmp_path):
+    head, reader = ClassificationHead(8, 3), Readout("attention", channels=8, depth=2)
+    folder = save(patched, tmp_path / "a", encoder, head=head, readout=reader)
+    patched.save_pretrained(str(tmp_path / "plain"))
+    other = write_encoder(tmp_path / "other", seed=1)
+    for load in (
+        lambda where, **named: load_head(where, head=head, **named),
+        lambda where, **named: load_readout(where, readout=reader, **named),
+    ):
+        load(folder, encoder=encoder)
+        with pytest.raises(RefusedError, match="trained with another encoder") as caught:
+            load(folder, encoder=other, unchecked=True)
+        assert encoder_revision(other) in str(caught.value)
+        with pytest.raises(SettingsError, match=r"names no encoder.*encoder=FOLDER"):
+            load(folder)
+        with pytest.raises(RefusedError, match="unchecked=True"):
+            load(tmp_path / "plain", encoder=encoder)
+        with pytest.raises(RefusedError, match="lacks the weights"):
+            load(tmp_path / "plain", encoder=encoder, unchecked=True)
 
 
 def test_what_a_readout_learned_travels_with_the_adapter(patched, encoder, ids, tmp_path):
@@ -265,9 +286,54 @@ def test_what_a_readout_learned_travels_with_the_adapter(patched, encoder, ids, 
     load_readout(folder, readout=again)
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in learned.state_dict().items())
     torch.testing.assert_close(vectors(load_adapter(folder), ids), vectors(patched, ids))
-    with pytest.raises(RefusedError, match=r"readout.item_weights, which the model has no place for"):
-        load_readout(folder, readout=reader(item_weights=False))
-    load_readout(save(patched, tmp_path / "b", encoder), readout=Readout("mean", channels=8, depth=2))
+    load_readout(save(patched, tmp_path / "b", encoder), readout=Readout("mean", channels=8, depth=2), encoder=encoder)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (("mean", {"layers": (1, 2)}), r'"sqrtn", "layers": \[0, 2\].*not \{"kind": "mean", "layers": \[1, 2\]'),
+        (("mean", {"layers": (0, 2)}), r'"sqrtn".*not .*"mean"'),
+        (("sqrtn", {"layers": (1, 2)}), r"\[0, 2\].*not .*\[1, 2\]"),
+    ],
+)
+def test_a_readout_is_loaded_into_its_like_alone(other, message, patched, encoder, tmp_path):
+    learned, again = (Readout("sqrtn", channels=8, depth=2, layers=layers) for layers in ((0, -1), (0, 2)))
+    torch.nn.init.normal_(learned.mix)
+    folder = save(patched, tmp_path, encoder, base_model=str(encoder), readout=learned)
+    load_readout(folder, readout=again)
+    assert torch.equal(again.mix, learned.mix)
+    kind, changes = other
+    unlike = Readout(kind, channels=8, depth=2, **changes)
+    with pytest.raises(RefusedError, match=message):
+        load_readout(folder, readout=unlike)
+    assert not unlike.mix.any()
+
+
+def test_item_weights_are_part_of_what_a_readout_is(patched, encoder, tmp_path):
+    with_weights, without = (
+        Readout("attention", channels=8, depth=2, item_weights=own, vocab_size=ROWS) for own in (True, False)
+    )
+    for number, (saved, given) in enumerate([(with_weights, without), (without, with_weights)]):
+        folder = save(patched, tmp_path / str(number), encoder, base_model=str(encoder), readout=saved)
+        with pytest.raises(RefusedError, match=r"another readout: .*\}, not \{.*item_weights"):
+            load_readout(folder, readout=given)
+
+
+def test_a_file_that_does_not_name_its_readout_is_taken(patched, encoder, tmp_path):
+    learned = Readout("sqrtn", channels=8, depth=2, layers=(0, -1))
+    torch.nn.init.normal_(learned.mix)
+    folder = save(patched, tmp_path, encoder, base_model=str(encoder), readout=learned)
+    path = folder / "adapter_model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        told = file.metadata()
+    del told["readout"]  # as written before
+    save_file(load_file(path), path, metadata=told)
+    again = Readout("mean", channels=8, depth=2, layers=(1, 2))
+    load_readout(folder, readout=again)
+    assert torch.equal(again.mix, learned.mix)
+    with pytest.raises(RefusedError, match=r"readout.mix, which the model has no place for"):
+        load_readout(folder, readout=Readout("sqrtn", channels=8, depth=2))
 
 
 def test_another_encoder_is_refused_by_name(saved, encoder, tmp_path):

@@ -11,7 +11,7 @@ from peterrec.data.sequences import Sequences, SequenceWriter
 from peterrec.data.vocabulary import TCL
 from peterrec.encoders import NextItNet, NextItNetConfig
 from peterrec.errors import SettingsError
-from peterrec.inference import choose_device, encode, rank_next_items, user_vectors, whole_histories
+from peterrec.inference import choose_device, encode, rank_next_items, reader_of, user_vectors, whole_histories
 
 CPU = torch.device("cpu")
 ITEMS = 30
@@ -115,3 +115,8 @@ def test_no_more_is_fed_than_the_readout_depends_on(encoder, sequences, readout,
     finally:
         handle.remove()
     assert max(embedded) == longest
+
+
+def test_attention_that_was_not_learned_is_refused_with_what_would_train_it(encoder):
+    with pytest.raises(SettingsError, match=r"encoder\.readout=attention.* with objective\.contrast or objective\.bag"):
+        reader_of(encoder, "attention")

@@ -13,8 +13,8 @@ from peterrec.adapter_file import adapter_weights, save_adapter
 from peterrec.adapter_recipe import AdapterRecipe
 from peterrec.adapter_weights import fill, read_weights
 from peterrec.data.vocabulary import TCL
-from peterrec.encoders.nextitnet_config import NextItNetConfig
 from peterrec.encoders.nextitnet import NextItNet
+from peterrec.encoders.nextitnet_config import NextItNetConfig
 from peterrec.peft_methods import PEFT_METHODS, places
 from peterrec.settings import validate
 

@@ -101,7 +101,11 @@ def encode(
     ] = None,
     max_length: Annotated[
         str | None,
-        typer.Option(parser=events, metavar="N|all", help="Events read of each user. [default: the encoder's]"),
+        typer.Option(
+            parser=events,
+            metavar="N|all",
+            help="Events read of each user. [default: the encoder's; all if it learnt from users alone]",
+        ),
     ] = None,
     window: Annotated[
         int | None, typer.Option(min=1, help="Positions encoded together. [default: as many as the encoder takes]")

@@ -26,12 +26,13 @@ def pretrain(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Pretrain a user encoder by next-item prediction.
+    """Pretrain a user encoder on item sequences, without labels.
 
-    An interrupted run goes on with the same command, bit for bit. Without DATA, the embedded world is used. Writes to
-    `runs/encoder` unless told otherwise.
+    `encoder.kind` chooses the encoder; the weights under `objective` say what it learns, by default the next item.
+    `peterrec show settings pretrain` lists all settings. An interrupted run goes on with the same command, bit for bit.
+    Without DATA, the embedded world is used. Writes to `runs/encoder` unless told otherwise.
 
-    Example: `peterrec pretrain data -o runs/encoder --set encoder.hidden_size=128 --set training.epochs=30`
+    Example: `peterrec pretrain data -o runs/encoder --set encoder.hidden_size=128 --set objective.contrast=0.5`
     """
     from peterrec.settings import load_settings
     from peterrec.stages import pretrain as stage

@@ -45,7 +45,8 @@ class Reading:
 
     In windows of at most `window` positions, special rows among them, counted from the end, so that only the oldest
     may be shorter; None: in one. `parts`: `all` windows, the `last` one, or the two `ends`, for readouts that read no
-    others. Raises SettingsError where a window has no room for an event beside its special rows.
+    others: the first and the last `window` positions, which may overlap, so that no end stands without its events.
+    Raises SettingsError where a window has no room for an event beside its special rows.
     """
 
     max_length: int = WHOLE
@@ -66,8 +67,7 @@ class Reading:
         if self.window is not None and self.parts == "last":
             read = np.minimum(read, self.window)
         elif self.window is not None and self.parts == "ends":
-            oldest = np.where(read > 0, (read - 1) % self.window + 1, 0)
-            read = np.where(read > self.window, self.window + oldest, read)
+            read = np.minimum(read, 2 * self.window)
         return np.maximum(read - special, 0)
 
     def cuts(self, lengths: NDArray[np.integer]) -> Cuts:
@@ -86,6 +86,8 @@ class Reading:
             owners, number, after = owners[kept], number[kept], after[kept]
         stop = total[owners] - after * size
         start = np.maximum(stop - size, 0)
+        if self.parts == "ends":
+            stop = np.maximum(stop, np.minimum(size, total[owners]))
         with_front = (start == 0) & (front > 0)
         with_back = (after == 0) & (back > 0)
         skipped = lengths[owners] - events[owners]

@@ -4,7 +4,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from peterrec.encoders.readout import READOUTS
+from peterrec.encoders.readout import READOUTS, layer_numbers
+from peterrec.errors import SettingsError
 
 
 @strict
@@ -34,7 +35,10 @@ class UserEncoderConfig(PreTrainedConfig):
 
     @property
     def causal(self) -> bool:
-        """Whether the state at a position depends on no later event."""
+        """Whether the state at a position does not depend on which events follow it.
+
+        It may depend on how many do, where positions count from the end (SASRec).
+        """
         return True
 
     @property
@@ -52,10 +56,7 @@ class UserEncoderConfig(PreTrainedConfig):
             raise ValueError(f"readout must be one of {', '.join(READOUTS)}, got {self.readout!r}.")
         if self.readout_item_weights and self.readout != "attention":
             raise ValueError(f"readout_item_weights belong to the readout attention, and readout is {self.readout!r}.")
-        depth = self.depth
-        layers = [layer + depth + 1 if layer < 0 else layer for layer in self.readout_layers]
-        if not layers or min(layers) < 0 or max(layers) > depth or len(set(layers)) < len(layers):
-            raise ValueError(
-                f"readout_layers must name different layers from 0 (the embeddings) to {depth} (the top, also -1), "
-                f"got {list(self.readout_layers)}."
-            )
+        try:
+            layer_numbers(self.readout_layers, depth=self.depth, name="readout_layers")
+        except SettingsError as error:
+            raise ValueError(str(error)) from None

@@ -1,4 +1,4 @@
-"""GRec: a two-sided encoder over a sequence with gaps, a causal decoder over all of it (Yuan et al., WWW 2020)."""
+"""GRec: a two-sided encoder over a sequence with gaps, and on it a causal decoder (Yuan et al., WWW 2020)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,10 +7,10 @@ from peterrec.data.vocabulary import PAD
 from peterrec.encoders.base import UserEncoder, UserEncoderOutput
 from peterrec.encoders.dilated import BLOCKS, BottleneckBlock, PlainBlock
 from peterrec.encoders.dropout import drop_out
-from peterrec.encoders.grec_block import GRecBlock, Projector
+from peterrec.encoders.grec_block import JoinBlock
 from peterrec.encoders.grec_config import GRecConfig
 from peterrec.encoders.item_tables import ItemTables
-from peterrec.encoders.padding import is_readable, stands_on_the_right
+from peterrec.encoders.padding import is_readable
 from peterrec.encoders.readout import valid_positions
 from peterrec.encoders.time_major import TimeMajorEmbedding
 
@@ -18,14 +18,14 @@ from peterrec.encoders.time_major import TimeMajorEmbedding
 class GRec(UserEncoder):
     """The encoder-decoder of `config`: the state at a position scores the item that follows it.
 
-    The two-sided stack reads `input_ids`, in training with MASK in its gaps; the causal stack reads
-    `decoder_input_ids`, without gaps, through an item table of its own. A state thus depends on everything but what
-    stands in gaps and on what comes later than it in the decoder. At inference nothing is masked, both read the same,
-    and the last position is read. Items are scored with the table of the two-sided stack (`tie_output`) or one of
-    their own.
+    The two-sided blocks read `input_ids`, in training with MASK in its gaps. The block `join` adds what they found to
+    the embeddings of `decoder_input_ids`, which have no gaps, from an item table of their own, and the causal blocks
+    go on from there. A state thus depends on everything but what stands in gaps and on what comes later than it in the
+    decoder. At inference nothing is masked, both read the same, and the last position is read. Items are scored with
+    the table of the two-sided blocks (`tie_output`) or one of their own.
 
-    What lies between `embed` and the top of the blocks is the states of both stacks side by side, `(B, L, 2D)`; the
-    layers that come out as `hidden_states` are their sums, `(B, L, D)`.
+    Below the join the states carry those embeddings beside them, `(B, L, 2D)`; the layers that come out as
+    `hidden_states` are without, `(B, L, D)`.
 
     >>> encoder = GRec(GRecConfig(vocab_size=103, hidden_size=16, encoder_dilations=(1, 2), decoder_dilations=(1, 2)))
     >>> encoder(torch.tensor([[3, 1, 5, 0]]), decoder_input_ids=torch.tensor([[3, 4, 5, 0]])).user_vector.shape
@@ -42,11 +42,9 @@ class GRec(UserEncoder):
         )
         encoders = _stack(config, config.encoder_dilations, causal=False)
         decoders = _stack(config, config.decoder_dilations, causal=True)
-        # stacks of different depth end together
-        pairs = list(zip(_behind(encoders, config.depth), _behind(decoders, config.depth), strict=True))
-        blocks = [GRecBlock(*pair) for pair in pairs[:-1]]
-        self.blocks = nn.ModuleList([*blocks, GRecBlock(*pairs[-1], Projector(config.hidden_size))])
-        self.spans = tuple(max(sum(block.spans) for block in pair if block is not None) for pair in pairs)
+        self.join = len(encoders)  # the number of that block
+        self.blocks = nn.ModuleList([*encoders, JoinBlock(config.hidden_size), *decoders])
+        self.spans = (*(sum(block.spans) for block in encoders), 0, *(sum(block.spans) for block in decoders))
         self.post_init()
 
     @property
@@ -70,7 +68,7 @@ class GRec(UserEncoder):
     def embed(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, decoder_input_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Item rows `(B, L)` to the embeddings of both stacks `(B, L, 2D)`, zero at padding, and where they are valid.
+        """Item rows `(B, L)` to embeddings in both tables `(B, L, 2D)`, zero at padding, and where they are valid.
 
         The decoder reads `decoder_input_ids` `(B, L)`, padded as `input_ids` is, or without them the same.
         """
@@ -86,19 +84,12 @@ class GRec(UserEncoder):
                 f"decoder_input_ids must be of the shape of input_ids, {tuple(input_ids.shape)}, but are "
                 f"{tuple(decoder_input_ids.shape)}."
             )
-        rows = self.embed_tokens(input_ids), self.decoder["embed_tokens"](decoder_input_ids)
-        pair = torch.cat([each.transpose(0, 1) for each in rows], dim=-1).transpose(0, 1)
+        pair = _side_by_side(self.embed_tokens(input_ids), self.decoder["embed_tokens"](decoder_input_ids))
         return pair, valid_positions(input_ids, attention_mask)
 
     def layer(self, state: Tensor) -> Tensor:
-        """The states of both stacks side by side, `(B, L, 2D)`, as one layer `(B, L, D)`: their sum.
-
-        A state of one layer comes back as it is.
-        """
-        if state.shape[-1] == self.config.hidden_size:
-            return state
-        encoded, decoded = state.chunk(2, dim=-1)
-        return encoded + decoded
+        """States as one layer `(B, L, D)`: below the join, `(B, L, 2D)`, without the decoder's embeddings."""
+        return state[..., : self.config.hidden_size]
 
     def run_blocks(
         self,
@@ -112,44 +103,36 @@ class GRec(UserEncoder):
         property_ids: Tensor | None = None,
         states: list[Tensor] | None = None,
     ) -> Tensor:
-        """Runs the blocks `[first, stop)` on `hidden` `(B, L, 2D)`, to `(B, L, 2D)`, or from the top `(B, L, D)`.
+        """Runs the blocks `[first, stop)` on `hidden` `(B, L, 2D)`, above the join `(B, L, D)`, to states of that kind.
 
         The list `states` gets the layer `(B, L, D)` that comes out of each. Raises ValueError for `positions`, since
         each state depends on all columns, for `property_ids`, which GRec does not read, and for `hidden` of another
         width.
         """
-        if property_ids is not None:
-            raise ValueError("GRec does not read property_ids: leave them out, or use a DUPN encoder.")
-        total = len(self.blocks)
-        stop = total if stop is None else stop
+        stop = len(self.blocks) if stop is None else stop
         if positions is not None:
             raise ValueError("A two-sided encoder computes all positions: leave positions out.")
-        width = self.config.hidden_size * (1 if first == total else 2)
+        width = self.config.hidden_size * (2 if first <= self.join else 1)
         if hidden.shape[-1] != width:
             raise ValueError(
-                f"GRec reads the states of its two stacks side by side, {width} channels below block {first}, as "
-                f"embed() gives them, but got {hidden.shape[-1]}."
+                f"GRec reads {width} channels below block {first}, up to the join (block {self.join}) states and "
+                f"embeddings of the decoder side by side, as embed() gives them, but got {hidden.shape[-1]}."
             )
-        if first >= stop:
-            return hidden
-        encoder_mask, decoder_mask = self._masks(valid, hidden.dtype)
-        if encoder_mask is not None:
-            hidden = hidden * encoder_mask
-        streams = hidden.chunk(2, dim=-1)
-        for number in range(first, stop):
-            streams = self.blocks[number](*streams, encoder_mask, decoder_mask, domain_ids=domain_ids)
+        if first <= self.join:
+            hidden, decoded = hidden.chunk(2, dim=-1)
+            below = min(stop, self.join)
+            hidden = super().run_blocks(
+                hidden, valid, first=first, stop=below, domain_ids=domain_ids, property_ids=property_ids, states=states
+            )
+            if stop <= self.join:
+                return _side_by_side(hidden, decoded)
+            hidden = self.blocks[self.join](hidden, decoded, domain_ids=domain_ids)
             if states is not None:
-                states.append(streams[0] if len(streams) == 1 else streams[0] + streams[1])
-        if len(streams) == 1:
-            return streams[0]
-        return torch.cat([each.transpose(0, 1) for each in streams], dim=-1).transpose(0, 1)
-
-    def _masks(self, valid: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
-        """What clears the padding in each stack; None where no valid position would read any."""
-        if is_readable(valid) and bool(valid.all()):
-            return None, None
-        mask = valid.unsqueeze(-1).to(dtype)
-        return mask, None if is_readable(valid) and stands_on_the_right(valid) else mask
+                states.append(hidden)
+            first = self.join + 1
+        return super().run_blocks(
+            hidden, valid, first=first, stop=stop, domain_ids=domain_ids, property_ids=property_ids, states=states
+        )
 
     def forward(
         self,
@@ -167,9 +150,9 @@ class GRec(UserEncoder):
     ) -> UserEncoderOutput | tuple:
         """Encodes item rows `input_ids` `(B, L)`, the decoder `decoder_input_ids` `(B, L)`, padded alike, or the same.
 
-        With `inputs_embeds` `(B, L, 2D)`, what `embed` gives before its dropout, or the states of both stacks below
-        `first_block`. Otherwise as `UserEncoder.forward`. Raises ValueError for `positions`, for inputs of another
-        width, and for `decoder_input_ids` without `input_ids`.
+        With `inputs_embeds`, what `embed` gives before its dropout `(B, L, 2D)`, or the states below `first_block`, as
+        `run_blocks` takes them. Otherwise as `UserEncoder.forward`. Raises ValueError for `positions`, for inputs of
+        another width, and for `decoder_input_ids` without `input_ids`.
         """
         if decoder_input_ids is not None:
             if input_ids is None or inputs_embeds is not None:
@@ -217,8 +200,9 @@ def _stack(
     ]
 
 
-def _behind(stack: list[PlainBlock | BottleneckBlock], depth: int) -> list[PlainBlock | BottleneckBlock | None]:
-    return [*[None] * (depth - len(stack)), *stack]
+def _side_by_side(states: Tensor, others: Tensor) -> Tensor:
+    """Two of `(B, L, D)` as one `(B, L, 2D)`, in time-major memory."""
+    return torch.cat([states.transpose(0, 1), others.transpose(0, 1)], dim=-1).transpose(0, 1)
 
 
 def _cleared(states: Tensor, valid: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from peterrec.encoders.dilated import BLOCKS
 
 @strict
 class GRecConfig(UserEncoderConfig):
-    """Shape of a GRec encoder: a two-sided dilated CNN, and a causal one beside it (Yuan et al., WWW 2020, §3.3).
+    """Shape of a GRec encoder: a two-sided dilated CNN, and a causal one on it (Yuan et al., WWW 2020, §3.3).
 
     encoder_dilations, decoder_dilations: one number a convolution of the two-sided and of the causal stack, which may
     be of different depth; `plain` blocks take two, `bottleneck` one. kernel_size: taps, an odd number.
@@ -46,11 +46,10 @@ class GRecConfig(UserEncoderConfig):
 
     @property
     def depth(self) -> int:
-        """How many blocks the encoder runs: the deeper stack has as many."""
-        return max(len(self.encoder_dilations), len(self.decoder_dilations)) // BLOCKS[self.block].convolutions
+        """How many blocks the encoder runs: the two-sided ones, the join, the causal ones."""
+        return (len(self.encoder_dilations) + len(self.decoder_dilations)) // BLOCKS[self.block].convolutions + 1
 
     @property
     def receptive_field(self) -> int:
         """Positions that an output sees, itself and later ones included."""
-        later = (self.kernel_size - 1) // 2 * sum(self.encoder_dilations)
-        return 1 + later + max(later, (self.kernel_size - 1) * sum(self.decoder_dilations))
+        return 1 + (self.kernel_size - 1) * (sum(self.encoder_dilations) + sum(self.decoder_dilations))

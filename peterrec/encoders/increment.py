@@ -192,14 +192,14 @@ def _check(encoder: UserEncoder) -> None:
             "A two-sided encoder keeps no user state: each new event changes the states of all earlier ones, so "
             "the history must be encoded again. Use an encoder with causal = true."
         )
+    if None in encoder.spans:
+        raise SettingsError(
+            f"The blocks of {type(encoder).__name__} read all earlier events, of which a user state has no memory: "
+            "encode its histories as a whole."
+        )
     for name in ("embed", "run_blocks", "forward"):
         if getattr(type(encoder), name) is not getattr(UserEncoder, name):
             raise SettingsError(
                 f"{type(encoder).__name__} has a {name} of its own, which user states do not know: encode its "
                 "histories as a whole."
             )
-    if None in encoder.spans:
-        raise SettingsError(
-            f"The blocks of {type(encoder).__name__} read all earlier events, of which a user state has no memory: "
-            "encode its histories as a whole."
-        )

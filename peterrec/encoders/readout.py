@@ -194,16 +194,17 @@ class Readout(nn.Module):
         return rows.total if rows.first is None else rows.total + rows.first
 
 
-def layer_numbers(layers: Sequence[int], *, depth: int) -> tuple[int, ...]:
+def layer_numbers(layers: Sequence[int], *, depth: int, name: str = "layers") -> tuple[int, ...]:
     """Layers as they may be named, from the end too, as numbers from 0 (the embeddings) to `depth` (the top).
 
-    Raises SettingsError for none, for one named twice, and for those that an encoder of `depth` blocks has not.
+    Raises SettingsError, calling the setting `name`, for none, for one named twice, and for those that an encoder of
+    `depth` blocks has not.
     """
     found = tuple(layer + depth + 1 if layer < 0 else layer for layer in layers)
     if not found or min(found) < 0 or max(found) > depth or len(set(found)) < len(found):
         raise SettingsError(
-            f"The layers of a readout must be different numbers from 0 (the embeddings) to {depth} (the top, also -1) "
-            f"on this encoder, got {list(layers)}."
+            f"{name} must name different layers from 0 (the embeddings) to {depth} (the top, also -1), "
+            f"got {list(layers)}."
         )
     return found
 

@@ -15,6 +15,8 @@ class SASRec(RightPaddedEncoder):
     Positions are learned and counted from the end, so that the last event of a history is always at the same one,
     however long the history and wherever its padding. There are `max_length` of them, and one more for a TCL row behind
     the last event: one call encodes the last so many valid positions of a row, and takes older ones for padding.
+    So a state, although causal, depends on how many events follow it in the row, and not on which: an event that is
+    appended moves all earlier ones to other positions.
 
     >>> encoder = SASRec(SASRecConfig(vocab_size=103, hidden_size=16))
     >>> encoder(torch.tensor([[3, 4, 5, 0]])).user_vector.shape

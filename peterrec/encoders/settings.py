@@ -15,46 +15,66 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 
 class EncoderSettings(Settings):
-    """Shape of the user encoder. What only some kinds have is none by default, and then what that kind takes for it."""
+    """Shape of the user encoder. What is none is what the kind takes for it."""
 
-    kind: Kind = Field("nextitnet", description="Which encoder: dilated CNN, gap-filling CNN, self-attention, LSTM, item embeddings.")
+    kind: Kind = Field(
+        "nextitnet",
+        description="nextitnet: dilated CNN; grec: gap-filling CNNs; sasrec: causal self-attention; dupn: LSTM; "
+        "pooled: item embeddings alone, without order.",
+    )
     hidden_size: int = Field(64, ge=2, description="Channels D of embeddings and hidden states.")
     dropout: float = Field(0.2, ge=0, lt=1, description="On the embeddings and on what each block adds.")
     tie_output: bool = Field(True, description="Score items with the embedding table instead of a second one.")
     max_length: int = Field(200, ge=2, description="Events of a history that the encoder reads, the last ones.")
-    readout: Literal["mean", "last", "tcl", "first_last", "tcl_ends", "sqrtn", "attention"] = Field(
-        "mean", description="How hidden states become the user vector."
+    readout: Literal["mean", "last", "tcl", "first_last", "tcl_ends", "sqrtn", "attention"] | None = Field(
+        None,
+        description="How hidden states become the user vector: their mean; sqrtn, their sum over the root of their "
+        "number; the last one; tcl, that of a TCL row behind the events; first_last, first and last added; tcl_ends, "
+        "the same of TCL rows at both ends, for two-sided encoders; attention, a mean with learned weights. none: "
+        "mean, sqrtn of pooled.",
     )
     readout_layers: tuple[int, ...] = Field(
         (-1,),
         min_length=1,
         description="Layers that the readout mixes: 0 the embeddings, 1 the first block, -1 the top.",
     )
-    readout_item_weights: bool = Field(False, description="The readout attention learns a weight for each item too.")
+    readout_item_weights: bool = Field(
+        False, description="With the readout attention: learn a weight for each item too."
+    )
     dilations: tuple[Dilation, ...] | None = Field(
         None,
         min_length=1,
-        description="nextitnet: one number a convolution; a plain block takes two, a bottleneck block one.",
+        description="nextitnet: dilation of each convolution; a plain block has two, a bottleneck block one. none: 1, "
+        "2, 4, 8, 1, 2, 4, 8.",
     )
     causal: bool | None = Field(
-        None, description="nextitnet: true reads the past alone, false both sides (masked pretraining)."
+        None, description="nextitnet: true reads the past alone, false both sides (for masked_item). none: true."
     )
     encoder_dilations: tuple[Dilation, ...] | None = Field(
-        None, min_length=1, description="grec: of the two-sided stack, as dilations."
+        None, min_length=1, description="grec: as dilations, of the two-sided stack. none: 1, 2, 4, 8, 1, 2, 4, 8."
     )
     decoder_dilations: tuple[Dilation, ...] | None = Field(
-        None, min_length=1, description="grec: of the causal stack, as dilations."
+        None, min_length=1, description="grec: as dilations, of the causal stack. none: 1, 2, 4, 8, 1, 2, 4, 8."
     )
-    kernel_size: int | None = Field(None, ge=2, description="nextitnet, grec: taps of each convolution.")
+    kernel_size: int | None = Field(None, ge=2, description="nextitnet, grec: taps of each convolution. none: 3.")
     block: Literal["plain", "bottleneck"] | None = Field(
-        None, description="nextitnet, grec: residual block of NextItNet, Fig. 3b (plain) or Fig. 3a (bottleneck)."
+        None,
+        description="nextitnet, grec: residual block of NextItNet, Fig. 3b (plain) or Fig. 3a (bottleneck). none: "
+        "plain.",
     )
-    num_blocks: int | None = Field(None, ge=1, description="sasrec, dupn: how many blocks.")
-    heads: int | None = Field(None, ge=1, description="sasrec: attention heads; they share hidden_size.")
-    feed_forward: int | None = Field(None, ge=1, description="sasrec: inner channels of the feed-forward, times D.")
-    activation: Literal["relu", "gelu"] | None = Field(None, description="sasrec: of the feed-forward.")
+    num_blocks: int | None = Field(
+        None, ge=1, description="sasrec, dupn: how many blocks. none: 2 of sasrec, 1 of dupn."
+    )
+    heads: int | None = Field(None, ge=1, description="sasrec: attention heads; they share hidden_size. none: 2.")
+    feed_forward: int | None = Field(
+        None, ge=1, description="sasrec: inner channels of the feed-forward, as a multiple of D. none: 4."
+    )
+    activation: Literal["relu", "gelu"] | None = Field(None, description="sasrec: of the feed-forward. none: gelu.")
     attention_dropout: float | None = Field(
-        None, ge=0, lt=1, description="sasrec: on the attention weights; above 0 they are held in memory on a CPU."
+        None,
+        ge=0,
+        lt=1,
+        description="sasrec: dropout of the attention weights; above 0 they are held in memory on a CPU. none: 0.0.",
     )
 
     @model_validator(mode="after")

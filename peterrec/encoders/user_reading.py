@@ -19,7 +19,8 @@ def reading_of(base: UserEncoder, reader: Readout, *, max_length: int, window: i
     """How the last `max_length` events are laid out for `reader`, in windows of at most `window` positions.
 
     An encoder that takes no more than `base.window` positions at a time is never given more. Raises SettingsError for
-    TCL rows in front of a causal encoder, to which the first one would say nothing.
+    TCL rows in front of a causal encoder, to which the first one would say nothing, and where nothing but the
+    embeddings of TCL rows is read.
     """
     front = TCL if reader.kind == "tcl_ends" else None
     back = TCL if reader.kind in TCL_BEHIND else None
@@ -30,6 +31,12 @@ def reading_of(base: UserEncoder, reader: Readout, *, max_length: int, window: i
         raise SettingsError(
             'The readout "tcl_ends" is for two-sided encoders: a causal one has read nothing at the first TCL row. '
             'Take the readout "tcl".'
+        )
+    if back is not None and max(reader.layers) == 0:
+        raise SettingsError(
+            f'The readout "{reader.kind}" of the embeddings alone (layer 0) is the TCL row\'s own, the same vector for '
+            "every user: read "
+            + ('a layer above it, or take the readout "mean".' if reader.depth else 'them with "mean" or "sqrtn".')
         )
     return Reading(
         max_length=max_length if reach_of(base, reader) is None else base.events_read(max_length, readout=reader.kind),
@@ -60,8 +67,9 @@ def pooled_users(
 
     With `places` `(B, M)` the rows are windows, as `Rows` has them, and each user's are pooled as if they were one.
     `domain_ids` are the users'. At most `positions` positions are encoded at a time, if given: what is then kept is
-    one vector a window.
+    one vector a window. Of a row longer than the encoder takes, the positions that it encodes are pooled.
     """
+    valid = base.encoded(valid)
     if places is None:
         reach = reach_of(base, reader)
         if reach is None:

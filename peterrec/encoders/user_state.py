@@ -20,7 +20,7 @@ from peterrec.encoders.user_state_file import fill, read_state, write_state
 from peterrec.errors import DataError, SettingsError, did_you_mean
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-KEPT = ("last", "tcl", "mean")  # readouts
+KEPT = ("last", "tcl", "mean", "sqrtn")  # readouts
 _OTHERWISE = f"Name one of {', '.join(KEPT)}, which read the top layer, or encode the histories as a whole."
 STORAGES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -30,7 +30,7 @@ class UserState:
 
     A new event costs one position instead of a history, and user vectors are exactly those of the whole history, read
     from its first event: of `last` and `tcl` the same as of the last `max_length` events wherever the receptive field
-    is no larger (`config.receptive_field`); `mean` is over all events, not only the last `max_length`.
+    is no larger (`config.receptive_field`); `mean` and `sqrtn` are over all events, not only the last `max_length`.
 
     Each convolution keeps its last `(kernel_size - 1) · dilation` inputs, a block that is wrapped as a whole all that
     its convolutions reach; beside them the last state, the sum of all states and their number: `bytes_per_user`.
@@ -142,8 +142,8 @@ class UserState:
         """User vectors `(n, D)` of `users`, by default of all, and by the encoder's own readout.
 
         `tcl` reads the TCL row as if it came next, without remembering it. A user without events gets zeros (for `tcl`
-        the state of that row alone). The top layer is read: SettingsError for other readouts than `last`, `tcl` and
-        `mean`, and where the encoder's own reads other layers.
+        the state of that row alone). The top layer is read: SettingsError for other readouts than `last`, `tcl`, `mean`
+        and `sqrtn`, and where the encoder's own reads other layers.
         """
         self._check()
         kind = self._own_readout() if readout is None else readout
@@ -158,8 +158,9 @@ class UserState:
         own = self._columns.tensors
         if kind == "last":
             return _at(own["last"], places, copy=True)
-        lengths = _at(own["lengths"], places).clamp(min=1)
-        return (_at(own["total"], places) / lengths.unsqueeze(1)).to(self._increment.dtype)
+        total = _at(own["total"], places)
+        count = _at(own["lengths"], places).clamp(min=1).unsqueeze(1).to(total.dtype)
+        return (total / (count if kind == "mean" else count.sqrt())).to(self._increment.dtype)
 
     def select(self, users: Numbers) -> "UserState":
         """A copy of some users, in that order."""

@@ -143,9 +143,9 @@ def protocol(arena: Arena) -> str:
         f"{len(first.validation):,} validation and {len(first.test):,} test users.{budget} Early stopping looks at "
         f"{plan.task.metric} of the validation users, never at the test users; baselines that need no validation train "
         "on those users too. Predictions are the most probable class; 95 % bootstrap intervals over test users (all "
-        "seeds of a user together) and seeds. Seconds are training time a seed; memory is the peak of the process while "
-        "training "
-        "(on a CUDA device, of its tensors); the file holds adapter and head, or the whole model where all trains."
+        "seeds of a user together) and seeds. Seconds are training time a seed; memory is the peak of the process "
+        "while training (on a CUDA device, of its tensors); the file holds adapter and head, or the whole model where "
+        "all trains."
     )
 
 

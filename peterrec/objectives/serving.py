@@ -13,7 +13,10 @@ WANTS = {
 
 
 def check_encoder(objective: ObjectiveSettings, encoder: UserEncoder) -> None:
-    """Raises SettingsError for an objective with weight that `encoder` cannot learn by, saying which one it can."""
+    """Raises SettingsError for an objective with weight that `encoder` cannot learn by, saying which one it can.
+
+    And for a readout with weights of its own that no objective with weight would train.
+    """
     if isinstance(encoder, GRec):
         serves, what = "gap_filling", "grec"
     elif encoder.config.causal:
@@ -27,3 +30,10 @@ def check_encoder(objective: ObjectiveSettings, encoder: UserEncoder) -> None:
                 f"objective.{name}=0 and, if positions shall be predicted, objective.{serves}=1, or choose another "
                 "encoder."
             )
+    if not objective.user_level and any(True for _ in encoder.reader.parameters()):
+        config = encoder.config
+        named = "readout = attention" if config.readout == "attention" else "readout_layers names several layers"
+        raise SettingsError(
+            f"encoder.{named}, whose weights only objectives that compare users train: set objective.contrast or "
+            "objective.bag above 0, or leave the readout to a task, which may learn its own."
+        )

@@ -20,52 +20,77 @@ Weight = Annotated[float, Field(ge=0)]
 
 POSITION_LEVEL = ("next_item", "masked_item", "gap_filling")
 USER_LEVEL = ("contrast", "bag")
+SCORING = (*POSITION_LEVEL, "bag")
+
+# what an option says something about; where none of these has weight, it would do nothing
+OF = {
+    "next_steps": ("next_item",),
+    "tcl_rate": POSITION_LEVEL,
+    "mask_rate": ("masked_item",),
+    "last_rate": ("masked_item",),
+    "gap_rate": ("gap_filling",),
+    **dict.fromkeys(("views", "crop_share", "view_length", "group_users", "user_passes"), USER_LEVEL),
+    "temperature": ("contrast",),
+    "bag_table": ("bag",),
+    **dict.fromkeys(("softmax", "sampler", "negatives", "negative_sets", "popularity_power"), SCORING),
+}
 
 
 class ObjectiveSettings(Settings):
     """What the encoder learns from sequences alone: a weighted sum of objectives; a weight of 0 leaves one out."""
 
-    next_item: Weight = Field(1.0, description="Weight of: predict the next item at every position.")
+    next_item: Weight = Field(
+        1.0, description="Weight of: predict the next item at every position; for a causal encoder."
+    )
     masked_item: Weight = Field(
         0.0, description="Weight of: predict masked items from both sides; for a two-sided encoder."
     )
     gap_filling: Weight = Field(
-        0.0, description="Weight of: fill the gaps of a history whose past is known as well; for the encoder grec."
+        0.0,
+        description="Weight of: fill the gaps of a history, knowing what stood in those before; for the encoder grec.",
     )
     contrast: Weight = Field(
-        0.0, description="Weight of: a user's vector from one view of the history finds that from another among users."
+        0.0, description="Weight of: find a user among others by the vectors of two views of one history."
     )
     bag: Weight = Field(
-        0.0, description="Weight of: a user's vector from one view of the history predicts the items of the other."
+        0.0, description="Weight of: predict the items of one view of a history from the vector of the other."
     )
     next_steps: int = Field(
-        1, ge=1, description="With next_item, the next so many items are predicted from each state, all alike."
+        1, ge=1, description="With next_item: from each state the next so many items are predicted, all alike."
     )
     tcl_rate: float = Field(
-        0.1, ge=0, le=1, description="Share of windows with a TCL row at a random cut, which is trained so."
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of the windows that have a TCL row, which is trained so: behind a random event with "
+        "next_item, else at the end.",
     )
     mask_rate: float = Field(0.3, gt=0, le=1, description="Share of the events that masked_item masks.")
     last_rate: float = Field(
         0.1,
         ge=0,
         le=1,
-        description="With masked_item, share of windows whose last event is masked in any case: what inference asks.",
+        description="With masked_item: share of the windows whose last event is masked in any case, as inference asks.",
     )
     gap_rate: float = Field(0.5, gt=0, le=1, description="Share of the events that gap_filling takes out.")
     views: ViewKind = Field(
         "halves",
         description="The two views of a user: disjoint random halves of the events, two random contiguous crops, or "
-        "all events twice under other dropout.",
+        "all events twice under other dropout. With bag: halves.",
     )
     crop_share: float = Field(0.5, gt=0, le=1, description="Share of a history that a crop takes.")
     view_length: int = Field(
         512, ge=2, description="Most events of a user in the views; of more, a random subset, or a shorter crop."
     )
-    temperature: float = Field(0.1, gt=0, description="Of the contrast; lower ones look at the hardest users.")
-    group_users: int = Field(
-        512, ge=2, description="Users of a group, whose views compete with each other; a process computes it whole."
+    temperature: float = Field(
+        0.1, gt=0, description="Of the contrast; the lower, the more do the most similar users count."
     )
-    user_passes: float = Field(1.0, gt=0, description="How often an epoch passes over the users, in contrast and bag.")
+    group_users: int = Field(
+        512, ge=2, description="Users whose views compete with each other; one process computes such a group whole."
+    )
+    user_passes: float = Field(
+        1.0, gt=0, description="With contrast and bag: how often an epoch passes over the users."
+    )
     bag_table: Literal["own", "tied"] = Field(
         "own", description="What scores the items of bag: a table of its own, or the encoder's item table."
     )
@@ -86,7 +111,9 @@ class ObjectiveSettings(Settings):
         description="How negatives are drawn: log_uniform by frequency rank; popularity by a power of the counts; "
         "in_batch among the targets of the batch, which must have many users to be like draws by popularity.",
     )
-    negatives: int = Field(1024, ge=1, description="Negatives of a target: distinct ones, on average.")
+    negatives: int = Field(
+        1024, ge=1, description="Negatives that a target competes with: so many distinct ones, on average."
+    )
     negative_sets: int = Field(
         8,
         ge=1,
@@ -112,6 +139,27 @@ class ObjectiveSettings(Settings):
         if not self.weights:
             names = ", ".join((*POSITION_LEVEL, *USER_LEVEL))
             raise ValueError(f"all weights are 0, so there is nothing to learn; give one of {names} a weight above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_in_vain(self) -> "ObjectiveSettings":
+        # by value: a run's own settings, written whole, are read back
+        watches_users = self.watch in ("match@10", "bag_log_likelihood")
+        for name, having in OF.items():
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            halves = name == "view_length" and watches_users
+            if value != default and not halves and not self.weights.keys() & set(having):
+                raise ValueError(
+                    f"{name} = {value!r} is for {' or '.join(having)}, which have no weight. Leave it out, or give "
+                    f"{having[0]} a weight above 0"
+                )
+        if self.bag and self.views != "halves":
+            raise ValueError(
+                f"bag = {self.bag:g} with views = {self.views!r}: the items to be predicted would stand in the view "
+                "that predicts them. Set views = 'halves', or bag = 0"
+            )
+        if self.watch == "bag_log_likelihood" and not self.bag:
+            raise ValueError("watch = 'bag_log_likelihood' is a figure of bag, which has no weight. Set watch = 'auto'")
         return self
 
     @property

@@ -11,7 +11,7 @@ from peterrec.report.tables import LEGEND, MARK, cost_columns, result_rows
 PROVEN = f"\\{MARK}"  # escaped, or Markdown would read it as emphasis
 WHAT = {
     "prepare": "A prepared interaction log: item sequences of users on disk as a `datasets.DatasetDict`.",
-    "pretrain": "A user encoder, pretrained to predict the next item of a sequence of items.",
+    "pretrain": "A user encoder, pretrained on sequences of items without labels.",
     "finetune": "An adapter and a head for one task, on a frozen, pretrained user encoder.",
     "evaluate": "An evaluation of a trained run.",
     "compare": "A comparison of adapters on one task and one split.",

@@ -11,7 +11,9 @@ from peterrec.data.logs.interactions import LogColumns, LogSource
 from peterrec.data.new_histories import open_histories
 from peterrec.data.reading import WHOLE
 from peterrec.encoders.loading import open_encoder
+from peterrec.encoders.user_reading import reading_of
 from peterrec.inference import choose_device, reader_of, user_vectors
+from peterrec.objectives.settings import POSITION_LEVEL, USER_LEVEL
 from peterrec.run_folder import atomic_file, read_run
 from peterrec.stages.output_file import refuse_existing, wanted_users
 from peterrec.stages.user_progress import user_progress
@@ -37,17 +39,21 @@ def run(
 ) -> dict[str, Any]:
     """Encodes the users of a log and writes `output` (Parquet): user, vector (D float32), events, events_used.
 
-    Readout and length are the encoder's own unless given; with `window` a history is encoded in parts of so many
-    positions, and read out over all of them. A user without known items gets zeros (the state of TCL alone
-    for the readout `tcl`). Returns counts. Raises what loading the encoder and the log raise.
+    Readout and length are the encoder's own unless given, but that one that `reads_all` reads all events; with `window`
+    a history is encoded in parts of so many positions, and read out over all of them. A user without known items gets
+    zeros (the state of TCL alone for the readout `tcl`). `events_used` are those that a vector depends on. Returns
+    counts. Raises what loading the encoder and the log raise.
     """
     refuse_existing(output, overwrite=overwrite)
     where = choose_device(device)
-    read_run(encoder, stage="pretrain")
+    settings = read_run(encoder, stage="pretrain")["settings"]
     model, vocabulary = open_encoder(encoder)
     channels = model.config.hidden_size
+    if max_length is None and reads_all(settings):
+        max_length = "all"
     length = model.config.max_length if max_length is None else WHOLE if max_length == "all" else max_length
     reader = reader_of(model.to(where), readout)  # type: ignore[arg-type]  # transformers' signature hides torch's
+    reading = reading_of(model, reader, max_length=length, window=window)
     with open_histories(
         source,
         columns=columns or LogColumns(),
@@ -86,7 +92,7 @@ def run(
                     sequences.users.array.slice(first, len(rows)),
                     pa.FixedSizeListArray.from_arrays(pa.array(vectors.numpy().reshape(-1)), channels),
                     pa.array(found.events[rows], pa.int64()),
-                    pa.array(np.minimum(sequences.lengths[rows], length), pa.int64()),
+                    pa.array(reading.events(sequences.lengths[rows]), pa.int64()),
                 ]
                 writer.write_table(pa.table(columns_of_block, schema=schema))
         return {
@@ -97,3 +103,14 @@ def run(
             "unseen_events": found.unseen_events,
             "output": str(output),
         }
+
+
+def reads_all(settings: dict[str, Any]) -> bool:
+    """Whether an encoder pretrained with `settings` reads whole histories by default.
+
+    Pooled encoders do, and those that learnt from nothing but views of users, since these are of whole histories.
+    """
+    objective = settings.get("objective", {})
+    of_users = any(objective.get(name) for name in USER_LEVEL)
+    of_positions = any(objective.get(name) for name in POSITION_LEVEL)
+    return settings.get("encoder", {}).get("kind") == "pooled" or (of_users and not of_positions)

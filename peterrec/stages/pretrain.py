@@ -24,6 +24,11 @@ from peterrec.training.settings import PLACING
 from peterrec.training.tracking import Mode as TrackerMode
 from peterrec.training.tracking import Tracker, open_tracker
 
+NO_NEXT_ITEMS = (
+    " The encoder learnt from views of users and no next items: its figures here are no judgement of it; its user "
+    "vectors are for tasks."
+)
+
 
 class PretrainSettings(Settings):
     """Everything that pretraining may be told."""
@@ -71,7 +76,7 @@ def run(
         Path(output), stage="pretrain", overwrite=overwrite, resume=resolved, may_differ=placing
     ) as folder:
         program = _program(prepared, settings)
-        encoder, choices = program.encoder, program.plan()
+        encoder, choices = program.encoder, program.plan(processes=processes.count)
         shown = Progress(progress, title="pretraining")
         for line in choices:
             shown.note(line)
@@ -96,15 +101,19 @@ def run(
             trained = sum(p.numel() for p in program.model.parameters() if p.requires_grad)
             facts = {"trained_parameters": trained, "trained_share": 1.0, "seconds": result.seconds}
             device = next(encoder.parameters()).device
+            figures = evaluate_next_item(prepared, encoder=encoder, device=device, model_facts=facts)
+            if not settings.objective.position_level:
+                figures["protocol"] += NO_NEXT_ITEMS
             metrics = {
                 "format_version": FORMAT_VERSION,
                 "stage": "pretrain",
                 "seeds": [settings.training.seed],
-                **evaluate_next_item(prepared, encoder=encoder, device=device, model_facts=facts),
+                **figures,
                 "curves": result.history,
                 "training": {
                     "epochs": result.epochs,
                     "best_epoch": result.best_epoch,
+                    "best_metric": result.best_metric,
                     "stopped": result.stopped,
                     "watched": program.metric,
                     "steps": result.steps,

@@ -14,10 +14,12 @@ from peterrec.data.sequences import Sequences
 from peterrec.data.upload import upload
 from peterrec.errors import DataError
 from peterrec.heads.classification import ClassificationHead, HeadScale
+from peterrec.heads.item_regression import fit_items
 from peterrec.heads.newton import fit_head
 from peterrec.inference import POSITIONS, encode
 from peterrec.metrics.classification import Classified
 from peterrec.model import TaskModel, TaskOutput
+from peterrec.training.item_fit import check_convex, item_bags, item_scales, thin_matrices
 from peterrec.training.micro_batch import micro_batch
 from peterrec.training.settings import TrainingSettings
 from peterrec.training.standing_states import StandingStates
@@ -83,6 +85,9 @@ class ClassificationProgram:
         others = [*model.encoder.parameters(), *model.reader.parameters()]
         # a head that is all that trains needs no steps once it is fitted
         self.fits_all = self.fits_head and not any(parameter.requires_grad for parameter in others)
+        if model.convex:
+            check_convex(model)
+            self.fits_all = True
         if metric == "roc_auc" and len(np.unique(validation.labels)) < 2 and not self.fits_all:
             raise DataError(
                 f"All {len(validation)} validation users are of one class, so {metric} says nothing of when to stop; "
@@ -98,7 +103,8 @@ class ClassificationProgram:
         self.keeps_vectors, self.keeps_states = self.standing.keeps_vectors, self.standing.keeps_states
         of_rows = update_read_rows(model.base_encoder, settings)
         if note is not None:
-            note(self.standing.plan())
+            plan = "Item table and head are fitted together, as one regression." if model.convex else None
+            note(plan or self.standing.plan())
             if of_rows is not None:
                 note(of_rows)
 
@@ -154,14 +160,22 @@ class ClassificationProgram:
         assert isinstance(self.model.head, ClassificationHead)
         parts = {"train": self._train, **({"validation": self._validation} if with_validation else {})}
         pooled = self.standing.pooled if self.keeps_vectors else self.standing.pooled_now
-        weights = self.model.class_weights
-        found = fit_head(
-            self.model.head,
-            self.model.vectors_of_pooled(torch.cat([pooled(name, device) for name in parts])).detach(),
-            np.concatenate([part.labels for part in parts.values()]),
-            class_weights=None if weights is None else weights.double().cpu().numpy(),
-            seed=self._settings.seed,
-        )
+        weights = None if self.model.class_weights is None else self.model.class_weights.double().cpu().numpy()
+        labels, seed = np.concatenate([part.labels for part in parts.values()]), self._settings.seed
+        if self.model.convex:
+            thin_matrices(self.model)[0].zero_()  # the vectors are those of the table as it was
+        vectors = self.model.vectors_of_pooled(torch.cat([pooled(name, device) for name in parts])).detach()
+        if self.model.convex:
+            rows, size = np.concatenate([part.rows for part in parts.values()]), self.model.config.vocab_size
+            bags = item_bags(
+                self._histories, rows, kind=self.model.readout, max_length=self._max_length, vocab_size=size
+            )
+            scales = item_scales(self._histories, vocab_size=size)
+            thin = thin_matrices(self.model)
+            return fit_items(
+                self.model.head, thin, vectors, bags, labels, scales=scales, class_weights=weights, seed=seed
+            )
+        found = fit_head(self.model.head, vectors, labels, class_weights=weights, seed=seed)
         return {} if found is None else {"head_C": found}
 
     def validate(self) -> dict[str, float]:

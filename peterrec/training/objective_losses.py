@@ -10,9 +10,9 @@ from peterrec.training.program import Program, SeveralObjectives
 
 
 def objectives_of(program: Program) -> tuple[str, ...]:
-    """The names of the T objectives that the record tells apart; none where there is one, whose loss is the loss."""
-    found = program.objectives if isinstance(program, SeveralObjectives) else ()
-    return found if len(found) > 1 else ()
+    """The names of the T objectives that the record tells apart; none where the loss is that of one, unweighted."""
+    found = dict(program.weights) if isinstance(program, SeveralObjectives) else {}
+    return tuple(found) if len(found) > 1 or any(weight != 1 for weight in found.values()) else ()
 
 
 def add_losses(losses: Tensor, program: Program, *, step: Any, counts: dict[str, int]) -> None:

@@ -23,7 +23,7 @@ from peterrec.training.pretraining_settings import PretrainingSettings
 from peterrec.training.sharding import describe_sharding, shard_tables
 from peterrec.training.step import Step
 from peterrec.training.table_update import describe_table_update, row_updates
-from peterrec.training.user_matching import UserMatching
+from peterrec.training.user_matching import FEWEST, UserMatching, choose_watched
 from peterrec.training.user_steps import GroupPiece, UserSteps, spread
 from peterrec.training.window_steps import Piece, WindowSteps
 
@@ -34,7 +34,8 @@ class PretrainingProgram:
     The loss of a step is the sum over `objectives` of weight × mean loss over that objective's targets in the step. A
     step has a batch of windows, for the objective that looks at positions, and the groups of users that fall to it, for
     those that compare users; an objective without a target in a step adds nothing to it. With user-level objectives
-    alone a step is one group.
+    alone a step is one group. Where early stopping watches what is learnt of users, those that it watches stand in no
+    group.
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class PretrainingProgram:
         check_encoder(objective, encoder)
         self.encoder = encoder
         self.metric = objective.metric
-        self.objectives = tuple(objective.weights)
+        self.weights = objective.weights
+        self.objectives = tuple(self.weights)
         self._objective = objective
         self._settings = settings
         self._validation = validation
@@ -69,20 +71,31 @@ class PretrainingProgram:
         if settings.shard_tables:
             shard_tables(encoder, sampled=self._some_rows)
         users = np.random.default_rng((settings.seed, 3)).permutation(len(validation))
-        self._watched = np.sort(users[: settings.validation_users])
+        self._ranked = np.sort(users[: settings.validation_users])
         self._windows: WindowSteps | None = None
         self._users: UserSteps | None = None
         self._matching: UserMatching | None = None
+        self._kept_out = 0
         shared = {"objective": objective, "settings": settings, "negatives": negatives}
         if objective.position_level:
             self._windows = WindowSteps(encoder, train=train, **shared)
         if model is not None:
             self.model = model
-            self._users = UserSteps(model, train=train, whole=settings.shard_tables, **shared)
-        if self.metric == "match@10" or self._users is not None:
-            self._matching = UserMatching(
-                validation, rows=self._watched, most_events=objective.view_length, seed=settings.seed
+        watches_users, seed = self.metric in FEWEST, settings.seed
+        if watches_users or model is not None:
+            watched = choose_watched(
+                train,
+                validation,
+                figure=self.metric if watches_users else None,
+                most=settings.validation_users,
+                keep_out=watches_users and model is not None,
+                seed=seed,
             )
+            self._kept_out = len(watched.kept_out)
+            self._matching = UserMatching(validation, rows=watched.rows, most_events=objective.view_length, seed=seed)
+            if model is not None:
+                whole = settings.shard_tables
+                self._users = UserSteps(model, train=train, kept_out=watched.kept_out, whole=whole, **shared)
         self._sums: Tensor | None = None
 
     def _extended(self, encoder: UserEncoder, train: Sequences) -> PretrainingModel:
@@ -103,9 +116,22 @@ class PretrainingProgram:
                 extra.to(device=encoder.device, dtype=encoder.dtype)
         return found
 
-    def plan(self) -> list[str]:
-        """In words: the loss, which softmax and which update of the item table the catalogue gets, and why."""
-        told = [] if self._objective.weights == {"next_item": 1.0} else [self._objective.combination()]
+    def plan(self, *, processes: int = 1) -> list[str]:
+        """In words: the loss, who is watched, which softmax and which update of the item table the catalogue gets, and
+        why; and what several `processes` or compiling do not speed up."""
+        told = [] if self.weights == {"next_item": 1.0} else [self._objective.combination()]
+        if self._kept_out:
+            told.append(
+                f"Early stopping watches {self.metric}: {self._kept_out:,} training users are watched and stand in no "
+                "group."
+            )
+        if self._users is not None and processes > 1:
+            alone = "" if self._windows is not None else "; a step is one group: more processes do not speed it up"
+            told.append(f"Each group of users is computed by one of the {processes} processes{alone}.")
+        if self._windows is None and self._settings.compile:
+            told.append(
+                "training.compile compiles nothing here: views of users come in many shapes and run as written."
+            )
         if self._objective.scores_items:
             told.append(self._objective.describe(self.rows))
         told.append(describe_table_update(self._settings, rows=self.rows, sampled=self._some_rows))
@@ -143,7 +169,7 @@ class PretrainingProgram:
 
     def pieces(self, step: Step, *, part: int, parts: int) -> Sequence[Piece | GroupPiece]:
         """What a process computes of a step: its share of the windows, and whole groups of users."""
-        counts, weights = self.counts(step), self._objective.weights
+        counts, weights = self.counts(step), self.weights
         total = sum(counts.values())
         found: list[Piece | GroupPiece] = []
         # the loop weighs all targets of a step alike; the scale makes of that a weighted sum of means
@@ -161,7 +187,7 @@ class PretrainingProgram:
             assert self._users is not None
             names, losses = self._users.objectives, self._users.losses(piece, device)
             targets = 2 * len(piece.group.users) if piece.counted else 0
-            loss = sum(self._objective.weights[name] * each for name, each in zip(names, losses, strict=True))
+            loss = sum(self.weights[name] * each for name, each in zip(names, losses, strict=True))
             assert isinstance(loss, Tensor)
         else:
             assert self._windows is not None
@@ -188,7 +214,7 @@ class PretrainingProgram:
             ranks = rank_next_items(
                 self.encoder,
                 self._validation,
-                rows=self._watched,
+                rows=self._ranked,
                 max_length=self.encoder.config.max_length,
                 device=next(self.encoder.parameters()).device,
             )

@@ -16,7 +16,7 @@ class PretrainingSettings(TrainingSettings):
         description="Users × length of a batch at most, padding included; a small log is cut into 20 batches an epoch.",
     )
     validation_users: int = Field(
-        2000, ge=1, description="Users that each validation ranks, the same ones in every epoch."
+        2000, ge=1, description="Users that each validation looks at, the same ones in every epoch."
     )
     static_shapes: bool | Literal["auto"] = Field(
         "auto",

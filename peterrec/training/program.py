@@ -54,8 +54,8 @@ class SeveralObjectives(Protocol):
     """What a program offers beside, so that the record of an epoch tells the loss of each of its objectives."""
 
     @property
-    def objectives(self) -> tuple[str, ...]:
-        """The names of its T objectives."""
+    def weights(self) -> Mapping[str, float]:
+        """The weights of its T objectives, by name."""
         ...
 
     def counts(self, step: Any) -> Mapping[str, int]:

@@ -1,9 +1,7 @@
 """One training under way: its epochs, steps, validations and checkpoints."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import Tensor
 from peterrec.encoders.table_shard import TableShard
 from peterrec.errors import DataError
 from peterrec.training.checkpoint import commit, load_latest
-from peterrec.training.compiled import Compiled, eager
+from peterrec.training.compiled import Compiled
 from peterrec.training.generators import seed_generators
 from peterrec.training.interrupts import InterruptedRun, Interrupts
 from peterrec.training.objective_losses import add_losses, finite, mean_losses, objectives_of
@@ -24,10 +22,11 @@ from peterrec.training.program import Program
 from peterrec.training.progress import Progress
 from peterrec.training.schedule import learning_rate_factor
 from peterrec.training.settings import TrainingSettings
-from peterrec.training.sharding import unshard_tables, whole_tables
+from peterrec.training.sharding import unshard_tables
 from peterrec.training.sharing import share_start
-from peterrec.training.state import TrainingState, pack, restore, snapshot, unpack
+from peterrec.training.state import TrainingState, pack, unpack
 from peterrec.training.table_update import end_row_updates
+from peterrec.training.validation import Validation
 
 Start = Callable[[torch.device], Mapping[str, float]]  # readies a model on a device before its first step
 LOOK_EVERY = 20  # steps between looks at a CUDA device, each of which waits for it
@@ -61,7 +60,7 @@ class TrainingRun:
         exact = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no double precision
         self.objectives = objectives_of(program)
         self.loss_sum = torch.zeros(1 + len(self.objectives), dtype=exact, device=self.device)
-        self.best: dict[str, Tensor] | None = None
+        self.validation = Validation(program, settings, processes=processes, sharded=self.sharded)
         self.state = TrainingState(total=1)
         self._since = time.perf_counter()
 
@@ -76,22 +75,21 @@ class TrainingRun:
             figures = dict(start(self.device)) if self.processes.main else {}
         if self.processes.count > 1:
             found = share_start(found, model=self.model, settings=self.settings, processes=self.processes)
-        if found is not None:
-            self.state, self.best = unpack(
-                found, model=self.model, updater=self.updater, loss_sum=self.loss_sum, settings=self.settings
-            )
-            if self.state.stopped is None:
-                self.progress.note(f"Going on at epoch {self.state.epoch}, step {self.state.step}.")
-        else:
+        if found is None:
             # epochs differ a little in length; the first one stands for all
             self.state.total = max(1, self.settings.epochs * len(self.program.steps(1)))
             return figures
+        self.state, self.validation.best = unpack(
+            found, model=self.model, updater=self.updater, loss_sum=self.loss_sum, settings=self.settings
+        )
+        if self.state.stopped is None:
+            self.progress.note(f"Going on at epoch {self.state.epoch}, step {self.state.step}.")
         return None
 
     def judge_start(self, figures: Mapping[str, float], interrupts: Interrupts) -> tuple[dict[str, Any], bool]:
         """Validate the model as it starts, as epoch 0; the record, with `figures`, and whether it is the best."""
         validation = self._validate(interrupts, epoch=0)
-        best = self._judge(validation, epoch=0)
+        best = self.validation.judge(validation, state=self.state, epoch=0)
         record = {
             "epoch": 0,
             "step": 0,
@@ -128,11 +126,10 @@ class TrainingRun:
                 self.commit()
         self.updater.check()
         self._clock(of_steps=True)
-        validation = {}
         last = state.epoch == settings.epochs
-        if last or state.epoch % settings.validate_every == 0:
-            validation = self._validate(interrupts, epoch=state.epoch)
-        best = self._judge(validation, epoch=state.epoch)
+        due = last or state.epoch % settings.validate_every == 0
+        validation = self._validate(interrupts, epoch=state.epoch) if due else {}
+        best = self.validation.judge(validation, state=state, epoch=state.epoch)
         record = {
             "epoch": state.epoch,
             "step": state.step,
@@ -147,7 +144,7 @@ class TrainingRun:
         state.history.append(record)
         if last:
             state.stopped = "epochs"
-        elif settings.patience and state.validations_since_best >= settings.patience:
+        elif self.validation.patience_ended(state):
             state.stopped = "patience"
             self.progress.note(
                 f"Stopped after epoch {state.epoch}: no better {self.program.metric} in "
@@ -176,8 +173,7 @@ class TrainingRun:
             self.updater.add(share)
             loss += share.detach()
         add_losses(losses[1:], self.program, step=batch, counts=state.epoch_counts)
-        parameters = list(self.updater.parameters.values())
-        stop = processes.sum_gradients(parameters, loss=losses, stop=interrupts.pending)
+        stop = processes.sum_gradients(list(self.updater.parameters.values()), loss=losses, stop=interrupts.pending)
         self.updater.update(loss, step=state.step, rate=self._rate(state.step))
         self.loss_sum[0].add_(loss.to(self.loss_sum.dtype), alpha=targets)
         self.loss_sum[1:].add_(losses[1:].to(self.loss_sum.dtype))
@@ -195,40 +191,15 @@ class TrainingRun:
         )
 
     def _validate(self, interrupts: Interrupts, *, epoch: int) -> dict[str, float]:
-        """The main process's figures after `epoch`, in all processes."""
+        """The figures after `epoch`, which is the one under way, or 0."""
         self.progress.validating()
-        self.model.eval()
-        seed_generators(self.settings.seed, purpose="validation", number=epoch, device=self.device)
-        found: dict[str, float] | None = None
-        with whole_tables(self.model, keep=self.processes.main) if self.sharded else nullcontext():
-            if self.processes.main:
-                with suppress(KeyboardInterrupt), interrupts.immediate(), torch.no_grad(), eager():
-                    if interrupts.pending:
-                        raise KeyboardInterrupt
-                    found = self.program.validate()
-        found = self.processes.share(found and {name: float(value) for name, value in found.items()})
+        found = self.validation.figures(interrupts, epoch=epoch, device=self.device)
         if found is None:
             if epoch:
                 self.commit(of_steps=False)  # all steps of the epoch are made: going on means validating
             raise self.interrupted()
         self._clock(of_steps=False)
-        assert self.program.metric in found, f"validate() gives {sorted(found)}, not {self.program.metric}"
         return found
-
-    def _judge(self, validation: dict[str, float], *, epoch: int) -> bool:
-        """Early stopping: keep the weights if they are the best so far (the earliest of equals)."""
-        if not validation:
-            return False
-        state = self.state
-        value = validation[self.program.metric]
-        if math.isfinite(value) and (state.best_metric is None or value > state.best_metric):
-            state.best_metric, state.best_epoch, state.validations_since_best = value, epoch, 0
-            if self.processes.main or self.sharded:
-                self.best = snapshot(self.model)
-            return True
-        if state.step > self.settings.warmup:  # before that it has hardly begun to learn
-            state.validations_since_best += 1
-        return False
 
     def _clock(self, *, of_steps: bool) -> None:
         """Book the time since the last call."""
@@ -250,7 +221,7 @@ class TrainingRun:
             model=self.model,
             updater=self.updater,
             loss_sum=self.loss_sum,
-            best=self.best,
+            best=self.validation.best,
             settings=self.settings,
         )
         if self.checkpoints is not None:
@@ -265,9 +236,7 @@ class TrainingRun:
 
     def keep_best(self) -> None:
         """Put the best weights into the model, in all processes; it leaves training mode."""
-        if self.state.best_epoch is not None:
-            best = self.best or {}
-            restore(self.model, best if self.sharded else self.processes.share_tensors(best))
+        self.validation.put_best_back(self.state)
         if self.sharded:
             unshard_tables(self.model)
         end_row_updates(self.model)

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from peterrec.data.sequences import Sequences
@@ -40,8 +41,9 @@ class UserSteps:
 
     The users of a group stay together, in one piece, on one process: the contrast takes its negatives there. An epoch
     passes over all users with two events `objective.user_passes` times, in groups of nearly one size, no user twice in
-    one. Views and negatives are drawn for each group from (seed, epoch, number of the group). Raises DataError where
-    fewer than two users have two events, SettingsError for views that dropout shall tell apart where there is none.
+    one, but for those of the rows `kept_out`. Views and negatives are drawn for each group from (seed, epoch, number of
+    the group). Raises DataError where fewer than two users have two events, SettingsError for views that dropout shall
+    tell apart where there is none.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class UserSteps:
         objective: ObjectiveSettings,
         settings: TrainingSettings,
         negatives: StepNegatives | None,
+        kept_out: NDArray[np.int64],
         whole: bool,
     ) -> None:
         self.objectives = objective.user_level
@@ -61,16 +64,18 @@ class UserSteps:
         self._settings = settings
         self._negatives = negatives
         self._whole = whole  # lookups in all processes go together, so that no group is cut
-        self._users = eligible(train.lengths)
+        self._users = np.setdiff1d(eligible(train.lengths), kept_out)
         if len(self._users) < 2:
             raise DataError(
                 f"{len(self._users)} training user(s) have two events, but user-level objectives compare users: set "
                 "objective.contrast=0 and objective.bag=0, or prepare a longer log."
             )
-        if objective.views == "dropout" and not model.encoder.config.dropout:
+        same = objective.views == "dropout" or (objective.views == "crops" and objective.crop_share == 1)
+        if same and not model.encoder.config.dropout:
+            whole_crops = " of crop_share 1" if objective.views == "crops" else ""
             raise SettingsError(
-                "objective.views = dropout, but encoder.dropout = 0, so that both views would be the same; set "
-                "encoder.dropout above 0, or objective.views=halves."
+                f"objective.views = {objective.views}{whole_crops}, but encoder.dropout = 0, so that both views would "
+                "be the same; set encoder.dropout above 0, or objective.views=halves."
             )
 
     def groups(self, epoch: int) -> list[Group]:

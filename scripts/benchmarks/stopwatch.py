@@ -53,7 +53,7 @@ def seconds_of(call: Callable[[], object], conditions: Conditions) -> float:
 
 
 def take_turns(calls: Mapping[Name, Callable[[], object]], conditions: Conditions) -> dict[Name, Timing]:
-    """Each call once to warm up, then rounds until the budget is spent; in each, every call twice, the second one timed.
+    """Each call once to warm up, then rounds until the budget is spent; in each, every call twice, the second timed.
 
     A step of training follows one of its own kind, not one of a rival that has filled the caches and the allocator.
     """

@@ -29,7 +29,7 @@ def by_hand(items: list[int], reading: Reading) -> list[list[int]]:
     windows = [row[max(stop - size, 0) : stop] for stop in range(len(row), 0, -size)][::-1] or [[]]
     if reading.parts == "last":
         return windows[-1:]
-    return [windows[0], windows[-1]] if reading.parts == "ends" and len(windows) > 1 else windows
+    return [row[:size], windows[-1]] if reading.parts == "ends" and len(windows) > 1 else windows
 
 
 @pytest.mark.parametrize("parts", ["all", "last", "ends"])
@@ -62,8 +62,18 @@ def test_events_that_are_read_of_the_windows_that_are_read():
     lengths = np.array([0, 3, 4, 5, 7, 8, 9])
     assert Reading(window=4, parts="last").events(lengths).tolist() == [0, 3, 4, 4, 4, 4, 4]
     assert Reading(window=4, parts="last", back=BACK).events(lengths).tolist() == [0, 3, 3, 3, 3, 3, 3]
-    assert Reading(window=4, parts="ends").events(lengths).tolist() == [0, 3, 4, 5, 7, 8, 5]
+    assert Reading(window=4, parts="ends").events(lengths).tolist() == [0, 3, 4, 5, 7, 8, 8]
     assert Reading(max_length=6).events(lengths).tolist() == [0, 3, 4, 5, 6, 6, 6]
+
+
+def test_no_end_is_a_special_row_alone(sequences):
+    reading = Reading(window=4, front=FRONT, back=BACK, parts="ends")
+    found = reading.rows(sequences, np.array([6, 2]))  # 3 events with their special rows fill a window and one place
+    assert found.places.tolist() == [[0, 1], [2, 3]]
+    for user, (oldest, latest) in zip((6, 2), found.ids.reshape(2, 2, 4).tolist(), strict=True):
+        items = sequences.items_of(user).tolist()
+        assert (oldest, latest) == ([FRONT, *items[:3]], [*items[-3:], BACK])
+    assert reading.events(np.array([0, 2, 3, 6, 7])).tolist() == [0, 2, 3, 6, 6]
 
 
 def test_a_window_has_room_for_an_event():

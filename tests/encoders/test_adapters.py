@@ -25,6 +25,7 @@ SHAPES: dict[str, tuple[str, dict]] = {
     "grec": ("grec", {"encoder_dilations": (1, 2, 1, 1), "decoder_dilations": (1, 2, 1, 1)}),
     "sasrec": ("sasrec", {"num_blocks": 2}),
     "dupn": ("dupn", {"num_blocks": 2}),
+    "pooled": ("pooled", {}),
 }
 RECIPES = [name for name in catalogue.names("adapters") if catalogue.adapter(name).tuner not in ("none", "full")]
 # (recipe, encoder) -> why it cannot be
@@ -34,6 +35,14 @@ REFUSED = {
     ("parallel_unit", "dupn"): "GatedLSTMBlock: their layers are not followed by a norm and a ReLU",
     ("parallel_published", "dupn"): "train_norms has no meaning in blocks of the kind GatedLSTMBlock",
     ("ln_tuning", "dupn"): "stands on norms, and the blocks of DUPN have none",
+    **{
+        (
+            recipe,
+            "pooled",
+        ): rf"adapter {recipe}: \w+\.blocks: a PooledItems encoder has no blocks\. Take the adapter items"
+        for recipe in RECIPES
+        if recipe not in ("items", "items_convex", "tcl")
+    },
 }
 NO_IDENTITY = ("parallel_published",)  # it adds its input once more, as the published code does
 
@@ -112,7 +121,15 @@ def test_it_starts_as_the_encoder_trains_alone_and_is_saved(recipe, shape, tmp_p
     torch.testing.assert_close(states(again), wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("recipe", "trained"), [("none", set()), ("full", {"embed_tokens.weight"})])
+def test_the_whole_encoder_and_nothing_of_it_can_be_trained_without_blocks(recipe, trained):
+    torch.manual_seed(3)
+    model = adapt(make("pooled"), catalogue.adapter(recipe), readout="mean")
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == trained
+    assert torch.equal(states(model), states(make("pooled")))
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "pooled"])
 def test_star_goes_on_every_linear_map_of_the_blocks_and_on_no_other(shape):
     wanted = {f"blocks.{name}" for name, m in make(shape).blocks.named_modules() if isinstance(m, nn.Linear)}
     model = adapted("star", shape).base_model.model

@@ -15,6 +15,7 @@ from peterrec.adapter_recipe import AdapterRecipe
 from peterrec.catalogue import TaskRecipe
 from peterrec.data.vocabulary import MASK, PAD, TCL
 from peterrec.encoders.grec import GRec
+from peterrec.encoders.grec_block import JoinBlock
 from peterrec.encoders.grec_config import GRecConfig
 from peterrec.encoders.loading import load_encoder, save_encoder
 from peterrec.encoders.user_state import UserState
@@ -30,6 +31,7 @@ RECIPES = {
 NOT_AT_THE_START = {
     recipe.name for recipe in RECIPES.values() if recipe.patch is not None and recipe.patch.shortcut
 }  # the published patch adds its input once more
+AT_THE_TOP = ("last_1", "last_2", "serial_top")  # with two causal blocks, these reach no further
 
 
 def make(*, double: bool = True, **changes) -> GRec:
@@ -71,12 +73,12 @@ def convolution(x, weights, name, *, dilation, causal):
     return out
 
 
-def stack(x, weights, dilations, *, side, first, causal):
-    """One stack of plain blocks on one history `(L, D)`."""
+def stack(x, weights, dilations, *, first, causal):
+    """One stack of plain blocks on one history `(L, D)`, its lowest being block `first`."""
     for number, block in enumerate(range(0, len(dilations), 2), first):
         inner = x
         for unit in (1, 2):
-            name = f"blocks.{number}.{side}.unit{unit}"
+            name = f"blocks.{number}.unit{unit}"
             dilation = dilations[block + unit - 1]
             inner = convolution(inner, weights, f"{name}.conv", dilation=dilation, causal=causal)
             inner = np.maximum(norm(inner, weights, f"{name}.norm"), 0)
@@ -85,20 +87,28 @@ def stack(x, weights, dilations, *, side, first, causal):
 
 
 def test_it_computes_what_plain_numpy_computes():
-    encoder = make()
+    encoder = make(encoder_dilations=(1, 2, 2, 1))
     weights = {name: tensor.numpy() for name, tensor in encoder.state_dict().items()}
     ids, decoder_ids = items(2, 9), items(2, 9, seed=2)
     ids[:, [2, 6]] = MASK
     found = states(encoder, ids, decoder_ids)
     for row in range(2):
-        encoded = weights["embed_tokens.weight"][ids[row]]
-        encoded = stack(encoded, weights, (1, 2), side="encoder", first=1, causal=False)
-        decoded = weights["decoder.embed_tokens.weight"][decoder_ids[row]]
-        decoded = stack(decoded, weights, (1, 2, 1, 2), side="decoder", first=0, causal=True)
-        total, top = encoded + decoded, "blocks.1.projector"
-        inner = np.maximum(total @ weights[f"{top}.widen.weight"].T + weights[f"{top}.widen.bias"], 0)
-        wanted = total + inner @ weights[f"{top}.narrow.weight"].T + weights[f"{top}.narrow.bias"]
+        encoded = stack(weights["embed_tokens.weight"][ids[row]], weights, (1, 2, 2, 1), first=0, causal=False)
+        joined = encoded + weights["decoder.embed_tokens.weight"][decoder_ids[row]]
+        name = "blocks.2.projector"
+        inner = np.maximum(joined @ weights[f"{name}.widen.weight"].T + weights[f"{name}.widen.bias"], 0)
+        assert inner.shape == (9, 16)
+        joined = joined + inner @ weights[f"{name}.narrow.weight"].T + weights[f"{name}.narrow.bias"]
+        wanted = stack(joined, weights, (1, 2, 1, 2), first=3, causal=True)
         np.testing.assert_allclose(found[row].detach().numpy(), wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_the_blocks_are_the_two_sided_ones_the_join_and_the_causal_ones():
+    encoder = make(encoder_dilations=(1, 2, 2, 1))
+    convolutions = [[m.causal for m in block.modules() if hasattr(m, "causal")] for block in encoder.blocks]
+    assert convolutions == [[False] * 2, [False] * 2, [], [True] * 2, [True] * 2]
+    assert isinstance(encoder.blocks[encoder.join], JoinBlock)
+    assert len(encoder.blocks) == encoder.config.depth == len(encoder.spans)
 
 
 def read(encoder: GRec, *, position: int, length: int = 24) -> tuple[list[int], list[int]]:
@@ -112,12 +122,12 @@ def read(encoder: GRec, *, position: int, length: int = 24) -> tuple[list[int], 
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_the_encoder_reads_both_sides_and_the_decoder_what_is_past(block):
-    encoder = make(block=block)
-    two_sided, causal = read(encoder, position=14)
-    assert two_sided == list(range(11, 18)), "3 to each side"
-    assert causal == list(range(2, 15)), "12 back"
-    assert encoder.config.receptive_field == 16 == len(set(two_sided) | set(causal))
+def test_the_decoder_reads_what_is_past_and_what_the_encoder_found_there_on_both_sides(block):
+    encoder = make(block=block, hidden_size=16)
+    two_sided, causal = read(encoder, position=16)
+    assert causal == list(range(4, 17)), "12 back"
+    assert two_sided == list(range(1, 20)), "3 more to each side"
+    assert encoder.config.receptive_field == 19 == len(set(two_sided) | set(causal))
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -140,11 +150,10 @@ def test_changing_the_decoder_inputs_ahead_changes_no_bit_of_a_state(block):
 def test_padding_on_either_side_changes_nothing(readout, block, how):
     encoder = make(block=block, readout=readout)
     for each in encoder.blocks:
-        for inner in filter(None, (each.encoder, each.decoder)):
-            if how == "modules":
-                inner.fused = False
-            elif how == "hooked":
-                inner.register_forward_hook(lambda module, args, output: output + 1)
+        if how == "modules" and not isinstance(each, JoinBlock):
+            each.fused = False
+        elif how == "hooked":
+            each.register_forward_hook(lambda module, args, output: output + 1)
     ids, decoder_ids = items(3, 7), items(3, 7, seed=2)
     ids[:, 3] = MASK
     wanted = encoder(ids, decoder_input_ids=decoder_ids)
@@ -174,6 +183,21 @@ def test_a_user_alone_and_among_others_gets_the_same_states():
     assert torch.equal(empty.user_vector, torch.zeros_like(empty.user_vector))
 
 
+@pytest.mark.parametrize("block", BLOCKS)
+def test_blocks_that_run_as_one_function_compute_what_their_modules_do(block):
+    encoder, ids, decoder_ids = make(block=block), items(3, 9), items(3, 9, seed=2)
+    ids[1, 5:] = decoder_ids[1, 5:] = ids[2, :2] = decoder_ids[2, :2] = PAD
+    found = []
+    for fused in (True, False):
+        for each in encoder.blocks:
+            if not isinstance(each, JoinBlock):
+                each.fused = fused
+        out = states(encoder, ids, decoder_ids)
+        found.append([out, *torch.autograd.grad(out.square().sum(), [*encoder.blocks.parameters()])])
+    for once, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, once, atol=1e-10, rtol=1e-8)
+
+
 def test_without_decoder_inputs_both_stacks_read_the_same():
     encoder, ids = make(), items(2, 6)
     assert torch.equal(states(encoder, ids), states(encoder, ids, ids))
@@ -187,23 +211,30 @@ def test_the_upper_blocks_go_on_from_the_states_below_them(block):
     hidden, valid = encoder.embed(ids)
     depth = len(encoder.blocks)
     assert [tuple(layer.shape) for layer in whole.hidden_states] == [(3, 9, 8)] * (depth + 1)
-    torch.testing.assert_close(whole.hidden_states[0], hidden[..., :8] + hidden[..., 8:])
+    rows = encoder.embed_tokens(ids) * valid.unsqueeze(2)
+    assert torch.equal(whole.hidden_states[0], rows), "what the two-sided blocks read"
     assert torch.equal(whole.hidden_states[-1], whole.last_hidden_state)
     for first in range(depth + 1):
         below = encoder.run_blocks(hidden, valid, stop=first)
+        assert below.shape[2] == (16 if first <= encoder.join else 8)
         above = encoder(inputs_embeds=below, attention_mask=valid, first_block=first).last_hidden_state
         torch.testing.assert_close(above, whole.last_hidden_state, atol=1e-12, rtol=1e-10)
         layer = encoder.layer(below) * valid.unsqueeze(2)
         torch.testing.assert_close(layer, whole.hidden_states[first], atol=1e-12, rtol=1e-10)
 
 
-def test_a_readout_over_the_layers_reads_sums_of_the_stacks():
-    encoder, ids = make(readout="mean", readout_layers=(0, 1, -1)), items(3, 9)
+@pytest.mark.parametrize("layers", [(0,), (0, 1, -1), (1, 2, 3)])
+def test_a_readout_over_the_layers_reads_states_without_what_stands_beside_them(layers):
+    encoder, ids = make(readout="mean", readout_layers=layers), items(3, 9)
     ids[1, 5:] = PAD
     found = encoder(ids, output_hidden_states=True)
     counts = ids.ne(PAD).sum(dim=1, keepdim=True)
-    wanted = torch.stack([layer.sum(dim=1) / counts for layer in found.hidden_states]).mean(dim=0)
+    chosen = [found.hidden_states[layer] for layer in layers]
+    wanted = torch.stack([layer.sum(dim=1) / counts for layer in chosen]).mean(dim=0)
     torch.testing.assert_close(found.user_vector, wanted)
+    if layers == (0,):
+        rows = encoder.embed_tokens(ids) * ids.ne(PAD).unsqueeze(2)
+        torch.testing.assert_close(found.user_vector, rows.sum(dim=1) / counts)
 
 
 def test_what_it_cannot_do_is_refused():
@@ -237,7 +268,7 @@ def test_what_it_cannot_do_is_refused():
         ({"kernel_size": 4}, "odd"),
         ({"block": "plane"}, "plain"),
         ({"block": "bottleneck", "hidden_size": 9}, "even"),
-        ({"readout_layers": (3,)}, "readout_layers"),
+        ({"readout_layers": (4,)}, "readout_layers"),
     ],
 )
 def test_a_configuration_that_does_not_fit_says_which_field(changes, message):
@@ -347,8 +378,7 @@ def test_every_recipe_starts_at_the_encoder_trains_and_is_saved(name: str, tmp_p
         (states(model, ids, decoder_ids) - wanted).square().mean().backward()
         optimiser.step()
     changed = {key for key, p in trained.items() if not torch.equal(p, start[key])}
-    assert any(".decoder." in key for key in changed), "the causal stack, or its item table"
-    assert any(".decoder." not in key for key in changed), "the two-sided stack, or its item table"
+    assert {side(key) for key in changed} - {"join"} == ({"decoder"} if name in AT_THE_TOP else {"encoder", "decoder"})
     after = states(model, ids, decoder_ids)
     assert not torch.allclose(after, before, atol=1e-4)
     with model.disable_adapter():
@@ -361,6 +391,13 @@ def test_every_recipe_starts_at_the_encoder_trains_and_is_saved(name: str, tmp_p
     model.save_pretrained(tmp_path, save_embedding_layers=False)
     again = loaded(wide(), tmp_path)
     torch.testing.assert_close(states(again, ids, decoder_ids), after, rtol=0, atol=1e-6)
+
+
+def side(name: str) -> str:
+    """To which of the two stacks of `wide()` a weight belongs; the item tables are their lowest layers."""
+    if any(f".blocks.{number}." in name for number in (2, 3)) or ".decoder.embed_tokens." in name:
+        return "decoder"
+    return "encoder" if ".blocks.0." in name or ".embed_tokens." in name else "join"
 
 
 def plain(name: str) -> str:
@@ -394,7 +431,7 @@ def test_each_row_gets_the_weights_of_its_domain_in_both_stacks_and_the_projecto
     before = states(encoder, ids)
     model = get_peft_model(encoder, StarConfig(num_domains=2, form="full")).eval()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    for part in (".encoder.", ".decoder.", ".projector.widen.", ".projector.narrow."):
+    for part in (".blocks.0.", ".projector.widen.", ".projector.narrow.", ".blocks.2.", ".blocks.3."):
         own = [p for name, p in trained.items() if part in name]
         assert own
         for parameter in own:
@@ -431,8 +468,8 @@ def test_each_row_goes_through_its_own_patches_and_they_come_off_again(placement
     torch.testing.assert_close(states(model.unload(), ids), before, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "standing"), [("last_1", 2), ("lora", 0), ("serial_top", 1), ("none", 3)])
-def test_a_task_model_goes_on_from_the_states_of_both_stacks_that_stand(name, standing):
+@pytest.mark.parametrize(("name", "standing"), [("last_1", 4), ("lora", 0), ("serial_top", 3), ("none", 5)])
+def test_a_task_model_goes_on_from_the_states_that_stand(name, standing):
     model = build(
         wide(decoder_dilations=(1, 2) * 3),
         adapter=catalogue.adapter(name),

@@ -5,7 +5,7 @@ import pytest
 from peterrec.encoders.config import UserEncoderConfig
 from peterrec.encoders.loading import ENCODERS
 from peterrec.encoders.readout import READOUTS
-from peterrec.encoders.settings import KINDS, EncoderSettings
+from peterrec.encoders.settings import KINDS, SOME, EncoderSettings
 from peterrec.errors import SettingsError
 from peterrec.settings import dump, find_field, load_settings, validate
 
@@ -31,6 +31,27 @@ def test_each_kind_gives_its_configuration_and_the_defaults_of_its_own(kind):
     wanted = ENCODERS[kind][0](vocab_size=53, hidden_size=16, dropout=0.1, vocabulary_fingerprint="abc")  # type: ignore[call-arg]
     assert type(config) is type(wanted)
     assert config.to_dict() == wanted.to_dict()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_descriptions_name_what_a_kind_takes_for_none(kind):
+    config = ENCODERS[kind][0]()
+    for name in set(SOME) & set(ENCODERS[kind][0].__dataclass_fields__):
+        _, _, taken = str(EncoderSettings.model_fields[name].description).partition(" none: ")
+        value = getattr(config, name)
+        words = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
+        assert words in taken, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_readout_is_that_of_the_kind_unless_it_is_chosen(kind):
+    wanted = "sqrtn" if kind == "pooled" else "mean"
+    assert ENCODERS[kind][0]().readout == wanted
+    assert settings(kind=kind).readout is None
+    assert settings(kind=kind).config(vocab_size=53, fingerprint="").readout == wanted
+    assert settings(kind=kind, readout="last").config(vocab_size=53, fingerprint="").readout == "last"
+    assert load_settings(EncoderSettings, overrides=["readout=none"]).readout is None
+    assert str(EncoderSettings.model_fields["readout"].description).endswith("none: mean, sqrtn of pooled.")
 
 
 @pytest.mark.parametrize("kind", KINDS)

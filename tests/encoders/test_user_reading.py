@@ -5,15 +5,20 @@ import pyarrow as pa
 import pytest
 import torch
 
-from peterrec import inference
+from peterrec import catalogue, inference
+from peterrec.adaptation import build
 from peterrec.data.reading import WHOLE, Reading
 from peterrec.data.sequences import Sequences, SequenceWriter
 from peterrec.data.vocabulary import MASK, TCL
-from peterrec.encoders import NextItNet, NextItNetConfig
-from peterrec.encoders.readout import READOUTS, Readout, valid_positions
+from peterrec.encoders import NextItNet, NextItNetConfig, SASRec, SASRecConfig
+from peterrec.encoders.pooled import PooledItems
+from peterrec.encoders.pooled_config import PooledConfig
+from peterrec.encoders.readout import BOTH_ENDS, READOUTS, Readout, valid_positions
 from peterrec.encoders.user_reading import owners_of, pooled_users, reading_of, states_of
 from peterrec.errors import SettingsError
+from peterrec.heads.classification import ClassificationHead
 from peterrec.inference import next_item_states, rank_next_items, user_vectors
+from peterrec.model import TaskModel
 
 CPU = torch.device("cpu")
 LENGTHS = np.array([5, 0, 40, 1, 12, 7])
@@ -81,6 +86,10 @@ def test_whole_histories_in_windows_are_as_in_one_call(kind, layers, window, seq
     """On an encoder whose states depend on their own event alone, where both must agree."""
     monkeypatch.setattr(inference, "POSITIONS", {"cpu": 20})  # so that a user's windows are encoded in parts
     encoder, reader = make(position_wise=True, causal=kind != "tcl_ends"), reader_of(kind, layers)
+    if kind.startswith("tcl") and layers == (0,):
+        with pytest.raises(SettingsError, match="the same vector for every user"):
+            reading_of(encoder, reader, max_length=WHOLE, window=window)
+        return
     found = user_vectors(encoder, sequences, max_length=WHOLE, readout=reader, window=window, device=CPU)
     for row, vector in enumerate(found):
         wanted = one_call(encoder, reader, with_special(sequences.items_of(row).tolist(), reader))
@@ -117,9 +126,11 @@ def test_windows_of_an_encoder_are_each_encoded_alone(kind, sequences):
     for row, vector in enumerate(found):
         items = with_special(sequences.items_of(row).tolist()[-30:], reader)
         cuts = [items[max(stop - 8, 0) : stop] for stop in range(len(items), 0, -8)][::-1]
+        if kind in BOTH_ENDS and len(items) > 8:
+            cuts = [items[:8], items[-8:]]
         states = [encoder(torch.tensor([cut])).last_hidden_state[0] for cut in cuts]
         whole = torch.cat([*states, torch.zeros(0, CHANNELS, dtype=torch.float64)]).unsqueeze(0)
-        ids = torch.tensor([items], dtype=torch.long)
+        ids = torch.tensor([[item for cut in cuts for item in cut]], dtype=torch.long)
         if not items:
             assert not vector.any()
             continue
@@ -140,6 +151,55 @@ def test_an_encoder_with_a_longest_history_gets_windows_by_itself():
 def test_tcl_in_front_of_a_causal_encoder_is_refused():
     with pytest.raises(SettingsError, match="two-sided"):
         reading_of(make(), reader_of("tcl_ends"), max_length=10)
+
+
+@pytest.mark.parametrize("kind", ["tcl", "tcl_ends"])
+def test_the_embedding_of_tcl_says_nothing_of_a_user(kind):
+    encoder = make(causal=False)
+    with pytest.raises(SettingsError, match=rf'"{kind}" of the embeddings alone .* a layer above it'):
+        reading_of(encoder, reader_of(kind, (0,)), max_length=WHOLE)
+    assert reading_of(encoder, reader_of(kind, (0, -1)), max_length=WHOLE).back == TCL
+    pooled = PooledItems(PooledConfig(vocab_size=VOCABULARY, hidden_size=CHANNELS))
+    reader = Readout("tcl", channels=CHANNELS, depth=0)
+    with pytest.raises(SettingsError, match='read them with "mean" or "sqrtn"'):
+        reading_of(pooled, reader, max_length=WHOLE)
+    with pytest.raises(SettingsError, match="the same vector for every user"):
+        build(
+            pooled,
+            adapter=catalogue.adapter("none"),
+            task=catalogue.task("gender").model_copy(update={"readout": "tcl"}),
+            num_classes=2,
+        )
+
+
+@pytest.mark.parametrize("kind", ["mean", "sqrtn", "last", "first_last", "attention"])
+@pytest.mark.parametrize("layers", [(-1,), (0,), (1, -1)])
+def test_a_task_reads_rows_beyond_the_window_as_the_encoder_does(kind, layers):
+    torch.manual_seed(0)
+    config = SASRecConfig(
+        vocab_size=VOCABULARY, hidden_size=CHANNELS, max_length=6, initializer_range=0.5, readout_layers=layers,
+        readout=kind, readout_item_weights=kind == "attention",
+    )  # fmt: skip
+    encoder = SASRec(config).double().eval()
+    for parameter in encoder.reader.parameters():
+        torch.nn.init.normal_(parameter)
+    ids = torch.randint(3, VOCABULARY, (4, 19), generator=torch.Generator().manual_seed(3))
+    ids[1, :4] = 0
+    ids[2, 9:] = 0
+    ids[3, 5:] = 0
+    model = TaskModel(encoder, ClassificationHead(CHANNELS, 2).double(), readout=encoder.reader).eval()
+    wanted = encoder(ids).user_vector
+    torch.testing.assert_close(model.user_vectors(ids), wanted, atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(model(ids).user_vector, wanted, atol=1e-12, rtol=1e-10)
+    states, valid = model.chosen_states(ids)
+    assert valid.sum(1).tolist() == [7, 7, 7, 5]
+    split = list(states.split(CHANNELS, dim=2))
+    torch.testing.assert_close(encoder.reader(split, valid, ids), wanted, atol=1e-12, rtol=1e-10)
+    if 0 in layers or kind == "attention":
+        return
+    embedded, _ = encoder.embed(ids)
+    found = model.vectors_of_states(embedded, ids.ne(0), first_block=0)
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-10)
 
 
 def test_the_embeddings_are_read_without_running_a_block():

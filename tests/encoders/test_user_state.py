@@ -81,7 +81,7 @@ def check_prefixes(model: nn.Module, *, tolerance: float, domain_ids: Tensor | N
     state = UserState.of(model, ids[:, :start], domain_ids=domain_ids)
     for stop in range(start + 1, ids.shape[1] + 1):
         state.append(ids[:, stop - 1])
-        for readout in ("last", "mean", "tcl") if stop % 4 == 1 else ("last",):
+        for readout in ("last", "mean", "sqrtn", "tcl") if stop % 4 == 1 else ("last",):
             wanted = full(model, ids[:, :stop], readout, domain_ids)
             torch.testing.assert_close(
                 state.vectors(readout), wanted, rtol=tolerance, atol=tolerance, msg=f"{readout} after {stop}"
@@ -158,10 +158,12 @@ def test_a_hook_on_any_module_is_heard(block):
 def test_readouts_that_are_not_kept_are_refused():
     state = UserState.of(make(), histories())
     for kind in ("attention", "first_last", "tcl_ends"):
-        with pytest.raises(SettingsError, match=f"no readout '{kind}'. Name one of last, tcl, mean"):
+        with pytest.raises(SettingsError, match=f"no readout '{kind}'. Name one of last, tcl, mean, sqrtn"):
             state.vectors(kind)
     own = UserState.of(make(readout="last"), histories())
     assert torch.equal(own.vectors(), own.vectors("last"))
+    summed = UserState.of(make(readout="sqrtn"), histories())
+    assert torch.equal(summed.vectors(), summed.vectors("sqrtn"))
     with pytest.raises(SettingsError, match="no readout 'attention'"):
         UserState.of(make(readout="attention"), histories()).vectors()
     below, hooked = make(readout="last", readout_layers=(0, 2)), make(readout="last")
@@ -182,6 +184,7 @@ def test_an_encoder_without_blocks_keeps_sums_alone():
     state.append([9], users=[2])
     longer = torch.cat([histories()[2], torch.tensor([9])])[None]
     torch.testing.assert_close(state.vectors("mean")[2:3], full(encoder, longer, "mean"), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(state.vectors()[2:3], encoder(longer).user_vector, rtol=1e-10, atol=1e-10)
     assert state.bytes_per_user == 2 * 16 * 8 + 8
 
 
@@ -307,6 +310,7 @@ def test_a_user_without_events_reads_zeros_and_tcl_alone():
     state.append(torch.tensor([PAD, PAD]))
     assert state.vectors("last").abs().sum() == 0
     assert state.vectors("mean").abs().sum() == 0
+    assert state.vectors("sqrtn").abs().sum() == 0
     torch.testing.assert_close(state.vectors("tcl"), full(encoder, torch.zeros(2, 0, dtype=torch.long), "tcl"))
     assert torch.equal(UserState.of(encoder, torch.zeros(2, 0, dtype=torch.long)).vectors("tcl"), state.vectors("tcl"))
 

@@ -14,8 +14,8 @@ REFUSED = {
         "two-sided encoder keeps no user state",
     ),
     "grec": ("grec", {}, "two-sided encoder keeps no user state"),
-    "sasrec": ("sasrec", {}, "SASRec has a run_blocks of its own, which user states do not know"),
-    "dupn": ("dupn", {}, "DUPN has a run_blocks of its own, which user states do not know"),
+    "sasrec": ("sasrec", {}, "The blocks of SASRec read all earlier events, of which a user state has no"),
+    "dupn": ("dupn", {}, "The blocks of DUPN read all earlier events, of which a user state has no"),
 }
 
 

@@ -31,3 +31,24 @@ def test_each_encoder_serves_one_position_level_objective(wanted, encoder):
 def test_user_level_objectives_go_with_every_encoder():
     for encoder in ENCODERS.values():
         check_encoder(ObjectiveSettings(next_item=0.0, contrast=1.0, bag=1.0), encoder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"readout": "attention"}, "readout = attention"),
+        ({"readout": "attention", "readout_item_weights": True}, "readout = attention"),
+        ({"readout_layers": [0, -1]}, "readout_layers names several layers"),
+    ],
+)
+def test_a_readout_that_learns_wants_an_objective_that_trains_it(changes, told):
+    encoder = NextItNet(NextItNetConfig(dilations=(1, 1), **SHAPE, **changes))
+    with pytest.raises(SettingsError, match=rf"encoder\.{told}.*objective\.contrast or objective\.bag above 0"):
+        check_encoder(ObjectiveSettings(), encoder)
+    check_encoder(ObjectiveSettings(contrast=1.0), encoder)
+    check_encoder(ObjectiveSettings(bag=0.1), encoder)
+
+
+def test_one_layer_other_than_the_top_has_nothing_to_learn():
+    for changes in ({"readout_layers": [0]}, {"readout": "sqrtn"}):
+        check_encoder(ObjectiveSettings(), NextItNet(NextItNetConfig(dilations=(1, 1), **SHAPE, **changes)))

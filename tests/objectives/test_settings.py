@@ -3,8 +3,8 @@
 import pytest
 
 from peterrec.errors import SettingsError
-from peterrec.objectives.settings import MOST_EXACT_ROWS, ObjectiveSettings
-from peterrec.settings import validate
+from peterrec.objectives.settings import MOST_EXACT_ROWS, OF, POSITION_LEVEL, USER_LEVEL, ObjectiveSettings
+from peterrec.settings import dump, load_settings, to_toml, validate
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,77 @@ def test_what_is_watched_and_what_scores(weights, metric, scores, by_table):
     assert settings.metric == metric
     assert settings.scores_items is scores
     assert settings.scores_by_item_table is by_table
+
+
+OTHER = {
+    "next_steps": 3,
+    "tcl_rate": 0.2,
+    "mask_rate": 0.2,
+    "last_rate": 0.2,
+    "gap_rate": 0.2,
+    "views": "crops",
+    "crop_share": 0.4,
+    "view_length": 100,
+    "temperature": 0.2,
+    "group_users": 100,
+    "user_passes": 2.0,
+    "bag_table": "tied",
+    "softmax": "exact",
+    "sampler": "popularity",
+    "negatives": 100,
+    "negative_sets": 2,
+    "popularity_power": 0.5,
+}
+
+
+def with_weight(*names):
+    return {"next_item": 0.0} | dict.fromkeys(names, 1.0)
+
+
+@pytest.mark.parametrize("option", OTHER)
+def test_an_option_of_objectives_without_weight_is_refused(option):
+    every = (*POSITION_LEVEL, *USER_LEVEL)
+    for name in every:
+        given = {**with_weight(name), option: OTHER[option]}
+        if (name, option) == ("bag", "views"):
+            continue
+        if name in OF[option]:
+            assert getattr(validate(ObjectiveSettings, given, origin="mine.toml"), option) == OTHER[option]
+            continue
+        with pytest.raises(SettingsError, match=rf"{option} = .* is for .*{OF[option][0]}.*no weight.*mine\.toml"):
+            validate(ObjectiveSettings, given, origin="mine.toml")
+
+
+def test_every_option_belongs_to_an_objective():
+    weights = {*POSITION_LEVEL, *USER_LEVEL}
+    assert OF.keys() == OTHER.keys() == ObjectiveSettings.model_fields.keys() - weights - {"watch"}
+    assert {name for having in OF.values() for name in having} == weights
+
+
+def test_the_length_of_views_is_for_those_who_watch_them_too():
+    assert ObjectiveSettings(watch="match@10", view_length=100).view_length == 100
+
+
+@pytest.mark.parametrize("objective", [{}, {"contrast": 1.0, "group_users": 9}, with_weight("bag")], ids=str)
+def test_settings_that_a_run_wrote_whole_are_read_back(objective, tmp_path):
+    settings = ObjectiveSettings(**objective)
+    assert validate(ObjectiveSettings, dump(settings), origin="run.json") == settings
+    (tmp_path / "settings.toml").write_text(to_toml(dump(settings)))
+    assert load_settings(ObjectiveSettings, file=tmp_path / "settings.toml") == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bag": 1.0, "views": "dropout"}, "bag = 1 with views = 'dropout'.*Set views = 'halves'"),
+        ({"bag": 1.0, "contrast": 1.0, "views": "crops"}, "bag = 1 with views = 'crops'"),
+        ({"watch": "bag_log_likelihood"}, "watch = 'bag_log_likelihood' is a figure of bag, which has no weight"),
+        ({"contrast": 1.0, "watch": "bag_log_likelihood"}, "watch = 'bag_log_likelihood' is a figure of bag"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_at_once(given, message):
+    with pytest.raises(SettingsError, match=message):
+        validate(ObjectiveSettings, given, origin="mine.toml")
 
 
 def test_the_sum_is_told():

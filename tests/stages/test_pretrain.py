@@ -2,14 +2,16 @@
 
 import json
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from peterrec.data.prepared import open_prepared
 from peterrec.encoders.loading import load_encoder
 from peterrec.errors import SettingsError
-from peterrec.stages import prepare, pretrain
-from peterrec.stages.world import COLUMNS
+from peterrec.stages import encode, prepare, pretrain
+from peterrec.stages.world import COLUMNS, log_files
 from peterrec.training.tracking import Tracker
 
 
@@ -89,3 +91,47 @@ def test_what_only_objectives_need_is_not_part_of_the_encoder(
     extra = told["results"][0]["trained_parameters"] - sum(p.numel() for p in plain.parameters())
     rows, channels = plain.embed_tokens.weight.shape
     assert extra == 2 * channels * (channels + 1) + 2 * channels + rows * (channels + 1)
+
+
+def of_users(settings):
+    changes = {"next_item": 0.0, "contrast": 1.0, "group_users": 64}
+    return settings.model_copy(update={"objective": settings.objective.model_copy(update=changes)})
+
+
+def test_an_encoder_that_learnt_of_users_alone_says_so_and_reads_all(
+    small_settings, prepared_folder, world_log, encoder_folder, tmp_path
+):
+    told = pretrain.run(prepared_folder, output=tmp_path / "run", settings=of_users(small_settings), progress="silent")
+    assert "learnt from views of users and no next items: its figures here are no judgement" in told["protocol"]
+    training = json.loads((tmp_path / "run" / "metrics.json").read_text())["training"]
+    assert training["watched"] == "match@10"
+    watched = [record["validation"]["match@10"] for record in told["curves"]]
+    assert training["best_metric"] == max(watched) == watched[training["best_epoch"] - 1]
+    assert "no judgement" not in json.loads((encoder_folder / "metrics.json").read_text())["protocol"]
+
+    def used(folder, **changes):
+        output = tmp_path / f"{folder.name}-{len(changes)}.parquet"
+        encode.run(log_files(world_log), encoder=folder, output=output, columns=COLUMNS, device="cpu", **changes)
+        found = pq.read_table(output)
+        return np.array(found["events_used"]), np.array(found["events"])
+
+    read, events = used(tmp_path / "run")
+    assert events.max() > 50
+    assert np.array_equal(read, events)
+    assert used(tmp_path / "run", max_length=50)[0].max() == 50
+    assert used(encoder_folder)[0].max() == 50
+
+
+@pytest.mark.parametrize(
+    ("settings", "reads_all"),
+    [
+        ({"encoder": {"kind": "pooled"}, "objective": {"next_item": 1.0}}, True),
+        ({"encoder": {"kind": "sasrec"}, "objective": {"next_item": 0.0, "bag": 1.0}}, True),
+        ({"encoder": {"kind": "sasrec"}, "objective": {"next_item": 0.1, "bag": 1.0}}, False),
+        ({"encoder": {"kind": "grec"}, "objective": {"next_item": 0.0, "gap_filling": 1.0}}, False),
+        ({"encoder": {}, "objective": {"name": "next_item"}}, False),
+        ({}, False),
+    ],
+)
+def test_who_reads_whole_histories(settings, reads_all):
+    assert encode.reads_all(settings) is reads_all

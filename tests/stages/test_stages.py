@@ -177,6 +177,20 @@ def test_vectors_of_a_log(encoder_folder, prepared_folder, world_log, tmp_path):
         ids = torch.from_numpy(histories.items_of(row)[-50:].astype(np.int64))[None]
         wanted = encoder(ids).user_vector[0].detach().numpy()
         np.testing.assert_allclose(table["vector"][row].as_py(), wanted, atol=1e-5)
+    assert table["events_used"].to_pylist() == np.minimum(histories.lengths, 50).tolist()
+    for readout, used in (("last", 4), ("tcl", 3), ("first_last", 8)):  # in windows of 4 positions
+        path = tmp_path / f"{readout}.parquet"
+        encode.run(
+            log_files(world_log),
+            encoder=encoder_folder,
+            output=path,
+            columns=COLUMNS,
+            readout=readout,
+            window=4,
+            device="cpu",
+        )
+        found = pq.read_table(path)["events_used"].to_pylist()
+        assert found == np.minimum(histories.lengths, used).tolist(), readout
 
 
 def test_a_comparison_has_controls_baselines_and_the_oracle(encoder_folder, tmp_path):

@@ -20,11 +20,12 @@ from peterrec.training.tracking import Tracker
 from peterrec.training.user_steps import GroupPiece
 
 CPU = torch.device("cpu")
-USERS, ITEMS, LENGTH = 70, 30, 24
+USERS, ITEMS, LENGTH = 150, 30, 24
 COMBINATIONS = [
     {"contrast": 0.5, "bag": 2.0},
     {"next_item": 0.0, "contrast": 1.0},
-    {"next_item": 0.0, "bag": 1.0, "bag_table": "tied", "views": "crops"},
+    {"next_item": 0.0, "bag": 1.0, "bag_table": "tied"},
+    {"next_item": 0.0, "contrast": 2.0, "views": "crops"},
     {"next_item": 0.7, "contrast": 1.0, "next_steps": 3},
     {"next_item": 0.0, "masked_item": 1.5, "bag": 1.0},
     {"next_item": 0.0, "gap_filling": 1.0, "contrast": 1.0},
@@ -57,6 +58,13 @@ def encoder(objective, *, rows=3 + ITEMS, dropout=0.0):
     return NextItNet(NextItNetConfig(dilations=(1, 2), causal=not objective.get("masked_item"), **shape))
 
 
+def settings_of(objective) -> ObjectiveSettings:
+    """With small groups and many TCL rows, where there are groups and windows."""
+    made = ObjectiveSettings(**objective)
+    of_users = {"group_users": 16} if made.user_level else {}
+    return ObjectiveSettings(**objective, **of_users, **({"tcl_rate": 0.4} if made.position_level else {}))
+
+
 def program(parts, objective, *, double=True, dropout=0.0, rows=3 + ITEMS, **changes) -> PretrainingProgram:
     made = encoder(objective, dropout=dropout, rows=rows)
     settings = {"positions": 400, "warmup": 3, "learning_rate": 0.01, "device": "cpu", "epochs": 2, "patience": 0}
@@ -64,7 +72,7 @@ def program(parts, objective, *, double=True, dropout=0.0, rows=3 + ITEMS, **cha
         made.double() if double else made,
         train=parts["train"],
         validation=parts["validation"],
-        objective=ObjectiveSettings(tcl_rate=0.4, group_users=16, **objective),
+        objective=settings_of(objective),
         settings=PretrainingSettings.model_validate(settings | changes),
     )
 
@@ -95,7 +103,8 @@ def with_group(made):
 @pytest.mark.parametrize("softmax", ["exact", "sampled"])
 @pytest.mark.parametrize("objective", COMBINATIONS, ids=str)
 def test_a_step_is_the_weighted_sum_however_it_is_cut(parts, objective, softmax):
-    objective = {**objective, "softmax": softmax, "negatives": 12, "negative_sets": 2}
+    if ObjectiveSettings(**objective).scores_items:
+        objective = {**objective, "softmax": softmax, "negatives": 12, "negative_sets": 2}
     whole = program(parts, objective, micro_batch=10**9)
     step = with_group(whole)
     loss, gradients, means, _ = summed(whole, step)
@@ -119,7 +128,7 @@ def test_objectives_add_up_to_what_each_gives_alone(parts):
     loss, gradients, _, _ = summed(both, step)
     windows = program(parts, {})
     one = summed(windows, windows.steps(1)[step.number])
-    users = program(parts, {"next_item": 0.0, "contrast": 1.0})
+    users = program(parts, {"next_item": 0.0, "contrast": 1.0, "watch": "ndcg@10"})
     other = summed(users, users.steps(1)[step.groups[0].number])
     assert len(step.groups) == 1
     assert loss == pytest.approx(0.5 * one[0] + 3 * other[0])
@@ -131,7 +140,7 @@ def test_objectives_add_up_to_what_each_gives_alone(parts):
 @pytest.mark.parametrize("passes", [1.0, 2.0, 0.5, 1.5])
 def test_an_epoch_passes_over_the_users(parts, passes):
     made = program(parts, {"contrast": 1.0, "user_passes": passes})
-    alone = program(parts, {"contrast": 1.0, "next_item": 0.0, "user_passes": passes})
+    alone = program(parts, {"contrast": 1.0, "next_item": 0.0, "user_passes": passes, "watch": "ndcg@10"})
     long_enough = np.flatnonzero(parts["train"].lengths >= 2)
     for epoch in (1, 2):
         groups = [group for step in made.steps(epoch) for group in step.groups]
@@ -302,3 +311,118 @@ def test_what_cannot_be_is_said(parts, tmp_path):
     short = {**parts, "train": Sequences(tmp_path / "train")}
     with pytest.raises(DataError, match=r"1 training user\(s\) have two events.*objective\.contrast=0"):
         program(short, {"contrast": 1.0, "next_item": 0.0})
+
+
+def part(folder, *, users, histories, targets=None):
+    with SequenceWriter(folder, targets=targets is not None) as writer:
+        flat = np.concatenate(histories).astype(np.int32)
+        writer.write(
+            pa.array(users), flat, np.array([len(h) for h in histories]), *([] if targets is None else [targets])
+        )
+    return Sequences(folder)
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    """A log in which nothing can be learnt, split as by leave-one-out, the validation users in another order."""
+    random, folder = np.random.default_rng(1), tmp_path_factory.mktemp("noise")
+    histories = [random.integers(3, 3 + ITEMS, n) for n in random.integers(4, 16, 200)]
+    users, order = [f"u{n}" for n in range(200)], random.permutation(200)
+    train = part(folder / "train", users=users, histories=histories)
+    targets = random.integers(3, 3 + ITEMS, 200).astype(np.int32)
+    own = [histories[n] for n in order]
+    validation = part(folder / "validation", users=[users[n] for n in order], histories=own, targets=targets)
+    return {"train": train, "validation": validation}
+
+
+def kept_out_of(made, parts):
+    """Ids of the users of an epoch's groups, and of those that are watched, by their halves."""
+    groups = {n for step in made.steps(1) for group in step.groups for n in group.users.tolist()}
+    views = made._matching._views
+    ends = np.cumsum(views.counts)
+    halves = [sorted(views.flat[end - n : end].tolist()) for end, n in zip(ends, views.counts, strict=True)]
+    pairs = [sorted(a + b) for a, b in zip(halves[: views.users], halves[views.users :], strict=True)]
+    known = {tuple(sorted(parts["validation"].items_of(n).tolist())): n for n in range(len(parts["validation"]))}
+    ids = parts["validation"].users.take([known[tuple(pair)] for pair in pairs])
+    return set(parts["train"].users.take(sorted(groups))), set(ids)
+
+
+@pytest.mark.parametrize(("most", "watched"), [(2000, 20), (15, 15)])
+def test_who_is_watched_stands_in_no_group(noise, most, watched):
+    objective = {"next_item": 0.0, "contrast": 1.0}
+    made = program(noise, objective, validation_users=most)
+    grouped, seen = kept_out_of(made, noise)
+    assert len(seen) == watched
+    assert grouped == set(noise["train"].users) - seen
+    assert f"{watched} training users are watched and stand in no group" in " ".join(made.plan())
+    assert kept_out_of(program(noise, objective, validation_users=most), noise)[1] == seen
+    assert kept_out_of(program(noise, objective, validation_users=most, seed=1), noise)[1] != seen
+
+
+def test_nobody_is_kept_out_where_nothing_of_users_is_watched_or_none_is_shared(noise, tmp_path):
+    both = program(noise, {"contrast": 1.0})
+    grouped, seen = kept_out_of(both, noise)
+    assert grouped == seen == set(noise["train"].users)
+    assert "watched" not in " ".join(both.plan())
+    histories = [noise["validation"].items_of(n) for n in range(200)]
+    users = [f"v{n}" for n in range(200)]
+    targets = noise["validation"].targets
+    others = {**noise, "validation": part(tmp_path / "others", users=users, histories=histories, targets=targets)}
+    apart = program(others, {"next_item": 0.0, "contrast": 1.0})
+    assert kept_out_of(apart, others) == (set(noise["train"].users), set(users))
+    assert "watched" not in " ".join(apart.plan())
+
+
+def test_of_noise_early_stopping_sees_that_nothing_is_learnt(noise):
+    objective = {"next_item": 0.0, "bag": 1.0}
+    made = program(noise, objective, double=False, epochs=30, patience=4, learning_rate=0.03)
+    result = run(made)
+    assert result.stopped == "patience"
+    assert result.best_epoch <= 6
+    assert result.best_metric < 0.03 - np.log(ITEMS), "no items are more likely than others"
+    assert result.history[-1]["loss"] < result.history[0]["loss"], "it learns its own users by heart"
+
+
+def test_too_few_users_to_be_watched_are_refused_and_the_advice_works(noise):
+    objective = {"next_item": 0.0, "contrast": 1.0}
+    with pytest.raises(DataError, match=r"match@10, which says nothing of fewer than 11 users, and 10 can be watched"):
+        program(noise, objective, validation_users=10)
+    with pytest.raises(DataError, match=r"bag_log_likelihood, which says nothing of fewer than 2 users.*ndcg@10"):
+        program(noise, {"next_item": 0.0, "bag": 1.0}, validation_users=1)
+    advised = program(noise, {**objective, "watch": "ndcg@10"}, validation_users=10)
+    assert advised.metric == "ndcg@10"
+    assert advised.validate().keys() == {"hr@10", "ndcg@10", "mrr@10", "mrr"}
+    assert "match@10" in program(noise, {**objective, "watch": "ndcg@10"}, validation_users=11).validate()
+    with_bag = program(noise, {"contrast": 1.0, "bag": 1.0}, validation_users=10).validate()
+    assert "bag_log_likelihood" in with_bag
+    assert "match@10" not in with_bag
+
+
+def test_crops_of_whole_histories_are_no_two_views_without_dropout(parts):
+    objective = {"contrast": 1.0, "views": "crops", "crop_share": 1.0}
+    with pytest.raises(SettingsError, match=r"views = crops of crop_share 1, but encoder\.dropout = 0"):
+        program(parts, objective)
+    program(parts, objective, dropout=0.1)
+    program(parts, {**objective, "crop_share": 0.9})
+
+
+def test_the_record_has_the_loss_without_its_weight(parts):
+    made = program(parts, {"next_item": 0.0, "contrast": 2.0}, epochs=1)
+    record = run(made).history[0]
+    assert record["losses"].keys() == {"contrast"}
+    assert record["loss"] == pytest.approx(2 * record["losses"]["contrast"])
+    assert "losses" not in run(program(parts, {"next_item": 0.0, "contrast": 1.0}, epochs=1)).history[0]
+
+
+def test_what_does_not_speed_it_up_is_told(parts):
+    alone = program(parts, {"next_item": 0.0, "contrast": 1.0}, compile=True)
+    told = " ".join(alone.plan(processes=4))
+    assert "training.compile compiles nothing" in told
+    assert "one of the 4 processes; a step is one group: more processes do not speed it up" in told
+    assert "processes" not in " ".join(alone.plan())
+    both = " ".join(program(parts, {"contrast": 1.0}, compile=True).plan(processes=2))
+    assert "compiles nothing" not in both
+    assert "Each group of users is computed by one of the 2 processes." in both
+    windows = " ".join(program(parts, {}, compile=True).plan(processes=2))
+    assert "compiles nothing" not in windows
+    assert "processes" not in windows
