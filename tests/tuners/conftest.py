@@ -74,6 +74,13 @@ class Case:
         return self.recipe.tuner in ("patch", "star")
 
     @property
+    def largest_share(self) -> float:
+        """How much of a table of 16 channels it may train: a third, or, of thin matrices beside it, their rank."""
+        peft = self.recipe.peft
+        thin = peft is not None and (peft.method, peft.where) == ("lora", "items")
+        return max(1 / 3, int(peft.options["r"]) / 16 * 1.01) if peft is not None and thin else 1 / 3
+
+    @property
     def domains(self) -> int:
         return self.recipe.star.domains if self.recipe.star else 0
 
