@@ -35,8 +35,8 @@ def run(
 ) -> dict[str, Any]:
     """Predicts a task for the users of a log and writes `output` (Parquet), one row a user.
 
-    Columns: user, predicted, p_<class>…, events (in the log), events_used (items that the encoder knows, at most the
-    task's max_length). A user without any known item gets the class shares of the training labels. `users` is a table
+    Columns: user, predicted, p_<class>…, events (in the log), events_used (those of them that the prediction
+    depends on). A user without any known item gets the class shares of the training labels. `users` is a table
     whose users are wanted, with or without events. Returns counts. Raises what loading the model and the log raise.
     """
     refuse_existing(output, overwrite=overwrite)
@@ -53,6 +53,7 @@ def run(
     ) as found:
         sequences = found.sequences
         task_model = loaded.model.to(where)
+        reading = task_model.reading(facts.max_length)
         schema = pa.schema(
             {
                 "user": pa.string(),
@@ -82,7 +83,7 @@ def run(
                     classes.take(pa.array(probabilities.argmax(axis=1))),
                     *(pa.array(column) for column in probabilities.T.copy()),
                     pa.array(found.events[rows], pa.int64()),
-                    pa.array(np.minimum(lengths, facts.max_length), pa.int64()),
+                    pa.array(reading.events(lengths), pa.int64()),
                 ]
                 writer.write_table(pa.table(columns_of_block, schema=schema))
                 advance(len(rows))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,8 @@ from peterrec.run_folder import read_run
 from peterrec.stages import compare, encode, evaluate, finetune, predict, pretrain
 from peterrec.stages.world import COLUMNS, log_files
 from peterrec.task_run import load_task
+
+ROOT = Path(__file__).parents[2]
 
 
 def read(folder, name="metrics.json"):
@@ -158,6 +161,26 @@ def test_new_users_unseen_items_and_empty_histories(task_folder, tmp_path):
     log.write_text("user,item,timestamp\nann,i0001,100\nann,i0002,300\n")
     predict.run([log], model=task_folder, output=tmp_path / "q.parquet", columns=COLUMNS, device="cpu")
     assert pq.read_table(tmp_path / "q.parquet").to_pydict()["p_f"][0] == pytest.approx(table["p_f"][0])
+
+
+def test_events_used_are_those_that_the_prediction_reads(encoder_folder, world_log, tmp_path):
+    recipe = (ROOT / "tasks" / "gender.toml").read_text()
+    assert 'readout = "mean"' in recipe
+    (tmp_path / "last.toml").write_text(recipe.replace('readout = "mean"', 'readout = "last"'))
+    overrides = ["epochs=1", "device=cpu"]
+    finetune.run(
+        tmp_path / "last.toml",
+        encoder=encoder_folder,
+        output=tmp_path / "task",
+        adapter_name="none",
+        overrides=overrides,
+        progress="silent",
+    )
+    output = tmp_path / "p.parquet"
+    predict.run(log_files(world_log), model=tmp_path / "task", output=output, columns=COLUMNS, device="cpu")
+    table = pq.read_table(output)
+    reach = load_encoder(encoder_folder).reach("last")
+    assert max(table["events_used"].to_pylist()) == reach < max(table["events"].to_pylist())
 
 
 def test_vectors_of_a_log(encoder_folder, prepared_folder, world_log, tmp_path):
