@@ -14,14 +14,14 @@ from peterrec.metrics.intervals import ClassificationRows, metric_intervals
 
 BASELINE = "baseline"
 NAMES = ("bag_of_items", "lsa", "majority")
+FACTORED_EVENTS = 20_000_000  # the most of a log whose latent factors are computed
 
 
-def baselines(
-    arena: Arena, *, latent: bool = False
-) -> tuple[list[dict[str, Any]], dict[str, list[ClassificationRows]]]:
-    """Bag-of-items logistic regression and the majority class on the same splits: result rows, test rows.
+def baselines(arena: Arena) -> tuple[list[dict[str, Any]], dict[str, list[ClassificationRows]]]:
+    """Logistic regression on the bag of items and on latent semantic factors (LSA) of the unlabelled log, and the
+    majority class, on the same splits: result rows, test rows.
 
-    They train on the validation users too. `latent` adds latent semantic analysis of the unlabelled log (LSA).
+    They train on the validation users too. Of very large logs no factors are computed.
     """
     histories, attribute = arena.prepared.sequences("histories"), arena.attribute
     num_classes = len(attribute.classes)
@@ -30,9 +30,9 @@ def baselines(
         rows = attribute.rows[places]
         return histories.gather(rows, np.zeros_like(rows), histories.lengths[rows])
 
-    found: dict[str, dict[int, NDArray[np.float64]]] = {"bag_of_items": {}, "majority": {}}
-    if latent:
-        found = {"bag_of_items": {}, "lsa": {}, "majority": {}}
+    found: dict[str, dict[int, NDArray[np.float64]]] = {name: {} for name in NAMES}
+    if int(histories.lengths.sum()) > FACTORED_EVENTS:
+        del found["lsa"]
     seconds = dict.fromkeys(found, 0.0)
     num_items = arena.prepared.vocabulary.num_items
     for seed, split in arena.splits.items():

@@ -10,16 +10,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peterrec.heads.classification import ClassificationHead, HeadScale
-from peterrec.heads.logistic import FEW_ROWS, SEARCH_ROWS, stratified_folds
+from peterrec.heads.logistic import SEARCH_ROWS, stratified_folds
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
-GRID = tuple(10 ** (power / 4) for power in range(-6, 9))  # 0.03, 0.06, 0.1, …, 100
-SHARES = (0.0, 0.3, 0.7, 1.4, 2.8)  # of the deviations beside the vectors: their prior's standard deviation
+GRID = tuple(10 ** (power / 2) for power in range(-3, 5))  # of C: 0.03, 0.1, …, 100
+BETWEEN = 10**0.25  # what the best of the grid is refined by
+SHARES = (0.0, 0.35, 0.7, 1.4, 2.8)  # of the deviations beside the vectors: their prior's standard deviation
+FOLDS = 5
 STEPS = 300
-TOLERANCE = 1e-5  # of the gradient of the mean loss
+MEMORY = 60  # updates that L-BFGS remembers: 60 take half of the steps that 10 take
+TOLERANCE = 3e-5  # of the gradient of the mean loss
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,7 @@ class ItemRegression:
 
     The penalty is |W|²/2C on the weights and |δ|²/2C·share² on the deviations (of bags scaled to mean squared norm 1,
     as the vectors are): with share 0 it is the regression on the vectors alone, with a large one that on the bag of
-    items. Both are chosen by the held-out log loss in stratified cross-validation, the share upwards from 0 as long as
-    it helps. `scales` `(V,)` multiply an item's prior standard deviation.
+    items. `scales` `(V,)` multiply an item's prior standard deviation.
     """
 
     def __init__(
@@ -69,83 +71,93 @@ class ItemRegression:
         self._scales = scales / norm
         weights = np.ones(len(labels)) if class_weights is None else np.asarray(class_weights, float)[labels]
         self._weights = weights * (len(labels) / weights.sum())
+        # of two classes, whose columns are each other's negatives, one column is sought
+        self._spread = np.array([[-0.5, 0.5]]) if num_classes == 2 else np.eye(num_classes)
 
-    def fit(self, *, alone: bool = False) -> Solution:
-        """The regression with the C and the share that cross-validation finds; C = 1, share 0 where it cannot tell.
+    def solve(self, *, C: float, share: float) -> Solution:
+        """The regression with these penalties, on all rows."""
+        weights, deviations, intercepts = self._parts(self._solve(np.arange(len(self._labels)), C, share))
+        deviations = share * (deviations @ self._spread) * self._scales[:, None]
+        return Solution(weights @ self._spread, deviations, (intercepts @ self._spread).ravel(), C, share)
 
-        With the vectors `alone` the share is 0.
+    def search(self) -> tuple[float, float]:
+        """C and share with the smallest held-out log loss in stratified cross-validation.
+
+        C is sought upwards for the vectors alone; then the share upwards as long as it helps, each with the same C or
+        smaller ones, since more of the deviations wants no weaker penalty on both. (1, 0) where the labels are too few.
         """
-        C, share = self._search(SHARES[:1] if alone else SHARES)
-        every = np.arange(len(self._labels))
-        found = self._solve(every, C=C, share=share, start=None)
-        weights, deviations, intercepts = self._parts(found)
-        return Solution(weights, share * deviations * self._scales[:, None], intercepts.copy(), C, share)
+        parts = stratified_folds(self._labels, folds=FOLDS, rows=SEARCH_ROWS, seed=self._seed)
+        if not parts:
+            return 1.0, 0.0
+        starts: list[Floats | None] = [None] * len(parts)
 
-    def _search(self, shares: tuple[float, ...]) -> tuple[float, float]:
-        folds = 5 if len(self._labels) < FEW_ROWS else 3
-        parts = stratified_folds(self._labels, folds=folds, rows=SEARCH_ROWS, seed=self._seed)
+        def loss(C: float, share: float) -> float:
+            found = 0.0
+            for number, (train, held) in enumerate(parts):
+                solved = starts[number] = self._solve(train, C, share, start=starts[number])
+                found += self._loss(held, solved, share=share)
+            return found
+
         best, smallest = (1.0, 0.0), math.inf
-        grid: tuple[float, ...] = GRID
-        for share in shares if parts else ():
+        for C in GRID:
+            if (found := loss(C, 0.0)) >= smallest:
+                break
+            best, smallest = (C, 0.0), found
+        for share in SHARES[1:]:
             before = smallest
-            starts: list[Floats | None] = [None] * len(parts)
-            last = math.inf
-            for C in grid:
-                loss = 0.0
-                for number, (train, held) in enumerate(parts):
-                    starts[number] = self._solve(train, C=C, share=share, start=starts[number])
-                    loss += self._loss(held, starts[number], share=share)
-                if loss < smallest:
-                    best, smallest = (C, share), loss
-                if loss >= last:
+            for C in (C for C in reversed(GRID) if best[0] >= C):
+                if (found := loss(C, share)) < smallest:
+                    best, smallest = (C, share), found
+                elif smallest < before or 0.2 * best[0] > C:
                     break
-                last = loss
             if smallest >= before:
                 break
-            # more of the deviations wants no weaker penalty on both
-            grid = tuple(C for C in GRID if best[0] / 11 < C <= best[0] * 1.01)
+        for C in (best[0] / BETWEEN, best[0] * BETWEEN):
+            if (found := loss(C, best[1])) < smallest:
+                best, smallest = (C, best[1]), found
         return best
 
     def _parts(self, flat: Floats) -> tuple[Floats, Floats, Floats]:
-        D, V, C = self._vectors.shape[1], self._bags.shape[1], self._classes
-        return flat[: D * C].reshape(D, C), flat[D * C : (D + V) * C].reshape(V, C), flat[(D + V) * C :]
+        D, V = self._vectors.shape[1], self._bags.shape[1]
+        columns = flat.reshape(D + V + 1, -1)
+        return columns[:D], columns[D : D + V], columns[D + V :]
 
     def _logits(self, rows: NDArray[np.int64], flat: Floats, *, share: float) -> Floats:
         weights, deviations, intercepts = self._parts(flat)
         found = self._vectors[rows] @ weights + intercepts
-        return found + share * (self._bags[rows] @ deviations) if share else found
+        return (found + share * (self._bags[rows] @ deviations) if share else found) @ self._spread
 
-    def _loss(self, rows: NDArray[np.int64], flat: Floats | None, *, share: float) -> float:
-        assert flat is not None
+    def _loss(self, rows: NDArray[np.int64], flat: Floats, *, share: float) -> float:
         log_shares = _log_softmax(self._logits(rows, flat, share=share))
         return -float((log_shares[np.arange(len(rows)), self._labels[rows]] * self._weights[rows]).sum())
 
-    def _solve(self, rows: NDArray[np.int64], *, C: float, share: float, start: Floats | None) -> Floats:
+    def _solve(self, rows: NDArray[np.int64], C: float, share: float, *, start: Floats | None = None) -> Floats:
         from scipy.optimize import minimize
 
-        vectors, bags, labels = self._vectors[rows], self._bags[rows], self._labels[rows]
+        vectors, bags = self._vectors[rows], self._bags[rows]
         turned = bags.T.tocsr()
         users = self._weights[rows][:, None]
-        onehot = np.eye(self._classes)[labels]
+        onehot = np.eye(self._classes)[self._labels[rows]]
+        decay = float((self._spread**2).sum()) / len(self._spread) / C
 
         def value_and_slope(flat: Floats) -> tuple[float, Floats]:
             weights, deviations, intercepts = self._parts(flat)
             logits = vectors @ weights + intercepts
             if share:
                 logits = logits + share * (bags @ deviations)
-            log_shares = _log_softmax(logits)
+            log_shares = _log_softmax(logits @ self._spread)
             value = -float((users * onehot * log_shares).sum())
-            value += 0.5 / C * float((weights**2).sum() + (deviations**2).sum())
-            slope = users * (np.exp(log_shares) - onehot)
-            of_items = deviations / C
+            value += 0.5 * decay * float((weights**2).sum() + (deviations**2).sum())
+            slope = (users * (np.exp(log_shares) - onehot)) @ self._spread.T
+            of_items = decay * deviations
             if share:
                 of_items = of_items + share * (turned @ slope)
-            parts = (vectors.T @ slope + weights / C, of_items, slope.sum(axis=0))
-            return value / len(rows), np.concatenate([part.ravel() for part in parts]) / len(rows)
+            parts = (vectors.T @ slope + decay * weights, of_items, slope.sum(axis=0, keepdims=True))
+            return value / len(rows), np.concatenate(parts).ravel() / len(rows)
 
-        size = (self._vectors.shape[1] + self._bags.shape[1] + 1) * self._classes
+        size = (self._vectors.shape[1] + self._bags.shape[1] + 1) * len(self._spread)
         begun = np.zeros(size) if start is None else start
-        options = {"maxiter": STEPS, "gtol": TOLERANCE, "ftol": 1e-10}
+        options = {"maxiter": STEPS, "gtol": TOLERANCE, "ftol": 1e-10, "maxcor": MEMORY}
         return minimize(value_and_slope, begun, jac=True, method="L-BFGS-B", options=options).x
 
 
@@ -160,13 +172,14 @@ def fit_items(
     scales: Floats,
     class_weights: Floats | None = None,
     seed: int,
-) -> dict[str, float]:
+    chosen: tuple[float, float] | None = None,
+) -> tuple[float, float]:
     """Sets `head`, and the two thin matrices `(V, R)` and `(R, D)` whose product moves the item table, together.
 
     `vectors` `(N, D)` are those of the table as it was, `bags` `(N, V)` say how much of each item's row is in each.
     Logits are linear in the table, so that deviations δ `(V, C)` of logits are the table's E + s δ (Wᵀ)⁺, with the
-    head's W and scale s: convex, solved once. Returns `head_C` and `item_share`, chosen by cross-validation; the share
-    is 0, and the table as it was, where single items say nothing more. R must be C at least.
+    head's W and scale s: convex, solved once. Returns C and the share, which are `chosen` or found by cross-validation;
+    the share is 0, and the table as it was, where single items say nothing more. R must be the classes at least.
     """
     assert isinstance(head.norm, HeadScale), "a head of ClassificationHead(..., common_scale=True)"
     left, right = thin
@@ -176,7 +189,8 @@ def fit_items(
     problem = ItemRegression(
         inputs, bags, labels, num_classes=classes, scales=scales, class_weights=class_weights, seed=seed
     )
-    found = problem.fit()
+    C, share = problem.search() if chosen is None else chosen
+    found = problem.solve(C=C, share=share)
     back = np.linalg.pinv(found.weights, rcond=1e-6)
     left.zero_()
     right.zero_()
@@ -187,10 +201,10 @@ def fit_items(
         left[:, :classes] = torch.from_numpy(found.deviations / balance)
         right[:classes] = torch.from_numpy(float(head.norm.scale) * balance * back)
     elif found.share:  # the head reads too little to tell the deviations apart
-        found = problem.fit(alone=True)
+        found = problem.solve(C=C, share=0.0)
     head.output.weight.copy_(torch.from_numpy(found.weights.T))
     head.output.bias.copy_(torch.from_numpy(found.intercepts))
-    return {"head_C": found.C, "item_share": found.share}
+    return found.C, found.share
 
 
 def _log_softmax(logits: Floats) -> Floats:

@@ -176,7 +176,7 @@ def _metrics(field: Field, found: dict[str, Searched], arena: Arena, rates: Sequ
         name: arena.rows({seed: one.probabilities for seed, one in searched.fitted.items()})
         for name, searched in found.items()
     }
-    for more, more_rows in (baselines(arena, latent=True), oracle.ceiling(arena)):
+    for more, more_rows in (baselines(arena), oracle.ceiling(arena)):
         results += more
         rows |= more_rows
     models = [one.name for one, role in field if role == "model"]

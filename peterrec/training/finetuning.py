@@ -81,6 +81,7 @@ class ClassificationProgram:
         self._max_length = max_length
         self._settings = settings
         self._weights: NDArray[np.float64] | None = None
+        self._penalties: tuple[float, float] | None = None
         self.fits_head = isinstance(model.head, ClassificationHead) and isinstance(model.head.norm, HeadScale)
         others = [*model.encoder.parameters(), *model.reader.parameters()]
         # a head that is all that trains needs no steps once it is fitted
@@ -154,8 +155,9 @@ class ClassificationProgram:
     def fit_head(self, device: torch.device, *, with_validation: bool = False) -> dict[str, float]:
         """Sets the head to the logistic regression on the user vectors as they are; `head_C`, its penalty's inverse.
 
-        On the training users, or with those of the validation, where nothing is left to be validated. The model is on
-        `device`. There is no `head_C` where all labels are the same.
+        On the training users, or with those of the validation, where nothing is left to be validated; the penalties of
+        items stay those of the first call. The model is on `device`. There is no `head_C` where all labels are the
+        same.
         """
         assert isinstance(self.model.head, ClassificationHead)
         parts = {"train": self._train, **({"validation": self._validation} if with_validation else {})}
@@ -171,10 +173,18 @@ class ClassificationProgram:
                 self._histories, rows, kind=self.model.readout, max_length=self._max_length, vocab_size=size
             )
             scales = item_scales(self._histories, vocab_size=size)
-            thin = thin_matrices(self.model)
-            return fit_items(
-                self.model.head, thin, vectors, bags, labels, scales=scales, class_weights=weights, seed=seed
+            self._penalties = fit_items(
+                self.model.head,
+                thin_matrices(self.model),
+                vectors,
+                bags,
+                labels,
+                scales=scales,
+                class_weights=weights,
+                seed=seed,
+                chosen=self._penalties,
             )
+            return dict(zip(("head_C", "item_share"), self._penalties, strict=True))
         found = fit_head(self.model.head, vectors, labels, class_weights=weights, seed=seed)
         return {} if found is None else {"head_C": found}
 

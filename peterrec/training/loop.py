@@ -25,7 +25,7 @@ __all__ = ["InterruptedRun", "Program", "TrainingResult", "TrainingSettings", "t
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training came to; the model holds the weights of `best_epoch`."""
+    """What a training came to; the model holds the weights of `best_epoch`, or of the last one if those are kept."""
 
     history: list[dict[str, Any]]  # a record an epoch: epoch, step, loss, learning_rate, validation, timings
     best_metric: float | None
@@ -51,8 +51,9 @@ def train(
 ) -> TrainingResult:
     """Train `program.model` until no validation is better for `patience` of them, or for all epochs.
 
-    The best weights are in the model afterwards. With `checkpoints`, the same call goes on after a kill, and
-    on the CPU ends with the same bits as without one. `metrics_file` gets one JSON line an epoch.
+    The best weights are in the model afterwards, or the last ones if the settings say so. With `checkpoints`, the same
+    call goes on after a kill, and on the CPU ends with the same bits as without one. `metrics_file` gets one JSON line
+    an epoch.
 
     `start` readies the model before the first step, on its device; the model is then validated, and stands in the
     history as epoch 0 with the figures that `start` returns, so that what is kept is never worse on the validation.

@@ -121,10 +121,8 @@ class PretrainingProgram:
         why; and what several `processes` or compiling do not speed up."""
         told = [] if self.weights == {"next_item": 1.0} else [self._objective.combination()]
         if self._kept_out:
-            told.append(
-                f"Early stopping watches {self.metric}: {self._kept_out:,} training users are watched and stand in no "
-                "group."
-            )
+            what = "The last epoch is kept;" if self._settings.keeps_last else "Early stopping watches"
+            told.append(f"{what} {self.metric}: {self._kept_out:,} training users are watched and stand in no group.")
         if self._users is not None and processes > 1:
             alone = "" if self._windows is not None else "; a step is one group: more processes do not speed it up"
             told.append(f"Each group of users is computed by one of the {processes} processes{alone}.")

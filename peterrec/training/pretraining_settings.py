@@ -18,6 +18,12 @@ class PretrainingSettings(TrainingSettings):
     validation_users: int = Field(
         2000, ge=1, description="Users that each validation looks at, the same ones in every epoch."
     )
+    keep: Literal["best", "last"] = Field(
+        "best",
+        description="The weights that are kept: of the best validation, or of the last epoch, when patience is not "
+        "asked. Encoders that learn from views of users serve the users they have learnt from better and better "
+        "after they have begun to serve new users worse.",
+    )
     static_shapes: bool | Literal["auto"] = Field(
         "auto",
         description="Round lengths up so that batches come in few shapes, which CUDA graphs need; it pads more. auto: "
@@ -33,3 +39,8 @@ class PretrainingSettings(TrainingSettings):
     def few_shapes(self) -> bool:
         """Whether batches come in few shapes. The device has no say: resumed elsewhere, the batches are the same."""
         return self.compile if self.static_shapes == "auto" else self.static_shapes
+
+    @property
+    def keeps_last(self) -> bool:
+        """Whether the weights of the last epoch are kept, and not those of the best validation."""
+        return self.keep == "last"

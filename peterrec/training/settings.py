@@ -67,3 +67,8 @@ class TrainingSettings(Settings):
     def few_shapes(self) -> bool:
         """Whether the batches of an epoch come in few shapes."""
         return False
+
+    @property
+    def keeps_last(self) -> bool:
+        """Whether the weights of the last epoch are kept, and not those of the best validation."""
+        return False

@@ -47,7 +47,8 @@ class Validation:
         return found
 
     def judge(self, figures: dict[str, float], *, state: TrainingState, epoch: int) -> bool:
-        """Whether the `figures` of `epoch` are the best so far (the earliest of equals), whose weights are then kept.
+        """Whether the `figures` of `epoch` are the best so far (the earliest of equals), whose weights are then kept,
+        where those of the last epoch are not.
 
         Counts in `state` the validations since the best; without figures there was none.
         """
@@ -56,7 +57,7 @@ class Validation:
         value = figures[self._program.metric]
         if math.isfinite(value) and (state.best_metric is None or value > state.best_metric):
             state.best_metric, state.best_epoch, state.validations_since_best = value, epoch, 0
-            if self._processes.main or self._sharded:
+            if not self._settings.keeps_last and (self._processes.main or self._sharded):
                 self.best = snapshot(self._model)
             return True
         if state.step > self._settings.warmup:  # before that it has hardly begun to learn
@@ -65,10 +66,11 @@ class Validation:
 
     def patience_ended(self, state: TrainingState) -> bool:
         """Whether as many validations as the settings have patience for came after the best one."""
-        return bool(self._settings.patience) and state.validations_since_best >= self._settings.patience
+        patient = self._settings.patience and not self._settings.keeps_last
+        return bool(patient) and state.validations_since_best >= self._settings.patience
 
     def put_best_back(self, state: TrainingState) -> None:
-        """Puts the best weights into the model, in all processes, if there was a best validation."""
-        if state.best_epoch is not None:
+        """Puts the weights to keep into the model, in all processes: of the best validation, if there was one."""
+        if state.best_epoch is not None and not self._settings.keeps_last:
             best = self.best or {}
             restore(self._model, best if self._sharded else self._processes.share_tensors(best))

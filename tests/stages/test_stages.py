@@ -84,7 +84,7 @@ def test_finetuning_writes_an_adapter_with_its_figures(task_folder, encoder_fold
     }
     assert not (task_folder / "model.safetensors").exists()
     metrics = read(task_folder)
-    assert [result["name"] for result in metrics["results"]] == ["serial", "bag_of_items", "majority"]
+    assert [result["name"] for result in metrics["results"]] == ["serial", "bag_of_items", "lsa", "majority"]
     serial = metrics["results"][0]
     assert len(serial["metrics"]["accuracy"]["per_seed"]) == 2
     assert 0 < serial["trained_share"] < 0.5

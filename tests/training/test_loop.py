@@ -18,10 +18,12 @@ import torch
 from torch import nn
 
 from peterrec.errors import DataError, DivergedError, RefusedError, SettingsError
+from peterrec.settings import dump
 from peterrec.training import optimizer
 from peterrec.training.checkpoint import commit, load_latest
 from peterrec.training.generators import own_generators, seed_generators
 from peterrec.training.loop import InterruptedRun, TrainingResult, TrainingSettings, train
+from peterrec.training.pretraining_settings import PretrainingSettings
 from peterrec.training.progress import Progress
 from peterrec.training.tracking import Tracker
 
@@ -218,6 +220,15 @@ def test_early_stopping_keeps_the_best_epoch(values, patience, every, best, epoc
     kept = program.seen[-1] if best is None else program.seen[best // every - 1]
     assert program.bytes() == kept
     assert result.best_metric == (None if best is None else values[best // every - 1])
+
+
+def test_the_last_epoch_can_be_kept_whatever_its_validation() -> None:
+    program = Scripted([1, 3, 2, 1])
+    settings = PretrainingSettings.model_validate({**dump(SETTINGS), "patience": 1, "keep": "last"})
+    result = run(program, settings)
+    assert (result.best_epoch, result.best_metric, result.epochs, result.stopped) == (2, 3, 4, "epochs")
+    assert program.bytes() == program.seen[-1]
+    assert program.bytes() != program.seen[1]
 
 
 def test_the_best_weights_survive_a_kill(tmp_path: Path) -> None:
