@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from peterrec.encoders.user_state import UserState as UserState
     from peterrec.errors import PeterrecError as PeterrecError
     from peterrec.model import TaskModel as TaskModel
+    from peterrec.recommender import Recommender as Recommender
+    from peterrec.recommender import load_recommender as load_recommender
     from peterrec.task_run import load_task as load_task
     from peterrec.top_k import top_items as top_items
     from peterrec.tuners import PatchConfig as PatchConfig
@@ -56,6 +58,7 @@ _HOMES = {
     "PooledConfig": "peterrec.encoders",
     "PooledItems": "peterrec.encoders",
     "PreparedLog": "peterrec.data.prepared",
+    "Recommender": "peterrec.recommender",
     "SASRec": "peterrec.encoders",
     "SASRecConfig": "peterrec.encoders",
     "StarConfig": "peterrec.tuners",
@@ -69,6 +72,7 @@ _HOMES = {
     "hot_swap": "peterrec.adapter_file",
     "load_adapter": "peterrec.adapter_file",
     "load_encoder": "peterrec.encoders.loading",
+    "load_recommender": "peterrec.recommender",
     "load_task": "peterrec.task_run",
     "open_prepared": "peterrec.data.prepared",
     "save_adapter": "peterrec.adapter_file",

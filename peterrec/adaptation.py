@@ -1,34 +1,27 @@
 """From an adapter recipe to a task model: which weights of the encoder stay frozen, and which tuner goes around it."""
 
-import warnings
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
 
-from peterrec.adapter_recipe import DEFAULT_RANK, AdapterRecipe, Blocks, PeftRecipe
-from peterrec.catalogue import TaskRecipe
+from peterrec.adapter_recipe import AdapterRecipe
+from peterrec.catalogue import RankingTask, TaskRecipe
+from peterrec.data.item_features import ItemFeatures
 from peterrec.data.reading import WHOLE
-from peterrec.data.vocabulary import TCL
 from peterrec.encoders.base import UserEncoder
-from peterrec.encoders.readout import TCL_BEHIND, Readout
+from peterrec.encoders.readout import Readout
 from peterrec.encoders.user_reading import reading_of
 from peterrec.errors import SettingsError
 from peterrec.heads.classification import ClassificationHead
+from peterrec.heads.mixed_input import MixedInput
+from peterrec.heads.ranking import RankingHead
 from peterrec.model import TaskModel
+from peterrec.ranking_model import RankingModel
+from peterrec.tuner_placement import adapt as adapt
 
-if TYPE_CHECKING:
-    from peft import PeftConfig, PeftModel
-
-ITEMS = "embed_tokens"  # the item table, by its name in an encoder
-# options that no recipe sets, because other values would not leave the encoder as it was at step 0
-FIXED: dict[str, dict[str, Any]] = {
-    "c3a": {"init_weights": True},
-    "fourierft": {"init_weights": True},
-    "ia3": {"feedforward_modules": []},
-    "trainable_tokens": {"token_indices": [TCL]},
-}
+AnyTask = TaskRecipe | RankingTask
 
 
 def build(
@@ -46,38 +39,100 @@ def build(
     for an adapter with several domains (a task gives its users none), for a readout that does not fit the encoder, and
     where the readout reads nothing that the adapter trains.
     """
-    if adapter.star is not None and adapter.star.domains > 1:
-        raise SettingsError(
-            f"adapter {adapter.name}: star.domains = {adapter.star.domains}, but a task names no domain of its users. "
-            "Set star.domains = 1; several domains work in Python, with adapt() and domain_ids at each call."
-        )
+    _check_domains(adapter)
     reader = _reader(encoder, adapter=adapter, task=task)
+    convex = adapter.fit == "convex"
+    if convex and task.head.hidden:
+        raise SettingsError(
+            f"adapter {adapter.name}: fit = 'convex' finds a linear head, and task {task.name} has head.hidden = "
+            f"{list(task.head.hidden)}. Set head.hidden = [], or take another adapter."
+        )
     head = ClassificationHead(
         encoder.config.hidden_size,
         num_classes,
         hidden=task.head.hidden,
         dropout=task.head.dropout,
-        common_scale=task.head.fit == "newton",
+        common_scale=convex or task.head.fit == "newton",
     )
-    window = task.window if adapter.window is None else adapter.window
-    model = TaskModel(encoder, head, readout=reader, window=window, class_weights=class_weights)
-    reading_of(encoder, reader, max_length=WHOLE, window=window)  # what does not fit the encoder is refused here
-    if adapter.tuner != "full":
-        model.freeze_encoder()
-        model.encoder = adapt(encoder, adapter, readout=reader.kind)
-    model.convex = adapter.fit == "convex"
-    encoder.reader.requires_grad_(False)  # the task has a reader of its own
-    _freeze_unread(encoder, reader, model=model, adapter=adapter)
+    model = TaskModel(encoder, head, readout=reader, window=_window(adapter, task=task), class_weights=class_weights)
+    _tune(model, encoder, adapter)
+    model.convex = convex
     return model
 
 
-def history_length(adapter: AdapterRecipe, task: TaskRecipe) -> int:
+def build_ranking(
+    encoder: UserEncoder,
+    *,
+    adapter: AdapterRecipe,
+    task: RankingTask,
+    rows: int,
+    counts: NDArray[np.integer] | None = None,
+    features: ItemFeatures | None = None,
+) -> RankingModel:
+    """As `build`, a model that ranks a catalogue of `rows` rows (special ones included).
+
+    `counts` `(rows,)` are the training events of each item, for a head that is to be trained, and `features` the
+    attributes of the items where the task names some. Raises what `build` raises, and SettingsError for an adapter that
+    is fitted without steps, and for item weights where target items stand in the histories.
+    """
+    _check_domains(adapter)
+    if adapter.fit == "convex":
+        raise SettingsError(
+            f"adapter {adapter.name}: fit = 'convex' is for tasks with classes, and task {task.name} ranks items. Set "
+            "fit = 'gradient'."
+        )
+    assert (features is None) == (not task.item_features)
+    reader = _reader(encoder, adapter=adapter, task=task)
+    channels, mixed = encoder.config.hidden_size, task.history == "mixed"
+    if mixed and reader.item_weights is not None:
+        raise SettingsError(
+            f"task {task.name}: history = 'mixed' holds items that the encoder does not know, and the readout weighs "
+            "the encoder's items alone. Take a readout without item_weights, or history = 'source'."
+        )
+    head = RankingHead(
+        channels,
+        rows,
+        hidden=task.head.hidden,
+        dropout=task.head.dropout,
+        features=features,
+        counts=counts,
+        history=MixedInput(channels, source_rows=encoder.config.vocab_size, target_rows=rows) if mixed else None,
+    ).to(encoder.dtype)
+    model = RankingModel(encoder, head, readout=reader, window=_window(adapter, task=task))
+    _tune(model, encoder, adapter)
+    return model
+
+
+def _check_domains(adapter: AdapterRecipe) -> None:
+    if adapter.star is not None and adapter.star.domains > 1:
+        raise SettingsError(
+            f"adapter {adapter.name}: star.domains = {adapter.star.domains}, but a task names no domain of its users. "
+            "Set star.domains = 1; several domains work in Python, with adapt() and domain_ids at each call."
+        )
+
+
+def _window(adapter: AdapterRecipe, *, task: AnyTask) -> int | None:
+    return task.window if adapter.window is None else adapter.window
+
+
+def _tune(model: TaskModel, encoder: UserEncoder, adapter: AdapterRecipe) -> None:
+    """Puts the adapter's tuner around the encoder of a fresh model, and freezes what is not to train."""
+    reader = model.reader
+    reading_of(encoder, reader, max_length=WHOLE, window=model.window)  # what does not fit the encoder is refused here
+    if adapter.tuner != "full":
+        model.freeze_encoder()
+        model.encoder = adapt(encoder, adapter, readout=reader.kind)
+    encoder.reader.requires_grad_(False)  # the task has a reader of its own
+    _freeze_unread(encoder, reader, model=model, adapter=adapter)
+
+
+def history_length(adapter: AdapterRecipe, task: AnyTask) -> int:
     """How many of the last events of a history are read at most; `WHOLE` for all."""
     length = task.max_length if adapter.max_length is None else adapter.max_length
     return WHOLE if length == "all" else length
 
 
-def _reader(encoder: UserEncoder, *, adapter: AdapterRecipe, task: TaskRecipe) -> Readout:
+def _reader(encoder: UserEncoder, *, adapter: AdapterRecipe, task: AnyTask) -> Readout:
     """The readout of a task: a copy of the encoder's own where the recipes ask for the same, else a fresh one."""
     recipe = task if adapter.readout is None else adapter
     kind, own = recipe.readout, encoder.reader
@@ -113,125 +168,3 @@ def _freeze_unread(encoder: UserEncoder, reader: Readout, *, model: TaskModel, a
             f"adapter {adapter.name}: all that it trains stands above the layers {layers}, which the readout reads. "
             "Read a higher layer (layers = [-1] is the top), or take the adapter none."
         )
-
-
-def adapt(encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str) -> "UserEncoder | PeftModel":
-    """Puts the recipe's tuner around `encoder` and freezes what it does not train; head only freezes it all.
-
-    With tuner `full` every weight trains. `readout` is how the hidden states will be read, unless the recipe names a
-    readout of its own: the TCL row trains only where it is read. Raises SettingsError naming the adapter where the
-    recipe does not fit the encoder or the readout.
-    """
-    if recipe.tuner == "full":
-        encoder.requires_grad_(True)
-        return encoder
-    encoder.requires_grad_(False)
-    if recipe.tuner == "none":
-        return encoder
-    from peft import get_peft_model
-
-    from peterrec.tuners.mixing import refuse_deaf_mixing
-
-    try:
-        config = _config(encoder, recipe, readout=_kind(encoder, recipe.readout or readout))
-        with warnings.catch_warnings():
-            # LN tuning copies whole modules; that they are ours and not torch's is no risk of the user's
-            warnings.filterwarnings("ignore", message="Unsupported layer type '<class 'peterrec", category=UserWarning)
-            model = get_peft_model(encoder, config)
-    except (ValueError, AssertionError) as error:  # sizes that the method cannot give these weights
-        raise SettingsError(f"adapter {recipe.name}: {error}") from error
-    refuse_deaf_mixing(model)
-    return model
-
-
-def _kind(encoder: UserEncoder, readout: str) -> str:
-    return encoder.reader.kind if readout == "encoder" else readout
-
-
-def _config(encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str) -> "PeftConfig":
-    trains_tcl = recipe.train_tcl and readout in TCL_BEHIND  # no other readout sees that row
-    rows = {ITEMS: [TCL]} if trains_tcl else None
-    if recipe.peft is not None:
-        if recipe.peft.method == "trainable_tokens" and not trains_tcl:
-            raise SettingsError(
-                f"adapter {recipe.name}: it trains the TCL row alone, which the readout {readout!r} does not read. "
-                'Set readout = "tcl" in the adapter or in the task.'
-            )
-        return _peft_config(encoder, recipe.peft, adapter=recipe.name, rows=rows)
-    from peterrec import tuners
-
-    if recipe.star is not None:
-        star = recipe.star
-        return tuners.StarConfig(
-            num_domains=star.domains,
-            form=star.form,
-            rank=star.rank or DEFAULT_RANK,
-            norms=star.norms,
-            layers_to_transform=_top(encoder, star.blocks, key=f"adapter {recipe.name}: star.blocks"),
-            trainable_token_indices=rows,
-        )
-    patch = recipe.patch
-    assert patch is not None
-    return tuners.PatchConfig(
-        placement=patch.placement,
-        bottleneck=patch.width(encoder.config.hidden_size),
-        activation=patch.activation,
-        dropout=patch.dropout,
-        train_norms=patch.train_norms,
-        shortcut=patch.shortcut,
-        layers_to_transform=_top(encoder, patch.blocks, key=f"adapter {recipe.name}: patch.blocks"),
-        trainable_token_indices=rows,
-    )
-
-
-def _peft_config(
-    encoder: UserEncoder, recipe: PeftRecipe, *, adapter: str, rows: dict[str, list[int]] | None
-) -> "PeftConfig":
-    from peft import TaskType
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-    from peft.utils import PeftType
-
-    arguments: dict[str, Any] = {
-        "task_type": TaskType.FEATURE_EXTRACTION,  # without one, peft's Auto classes refuse the adapter
-        "target_modules": _targets(encoder, recipe, adapter=adapter),
-        **FIXED.get(recipe.method, {}),
-        **recipe.options,
-    }
-    if rows is not None and recipe.method != "trainable_tokens":
-        arguments["trainable_token_indices"] = rows
-    return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[recipe.method.upper()]](**arguments)
-
-
-def _targets(encoder: UserEncoder, recipe: PeftRecipe, *, adapter: str) -> list[str]:
-    """The full names of the modules that a method adapts."""
-    if recipe.where == "items":
-        return [ITEMS]
-    blocks = _top(encoder, recipe.blocks, key=f"adapter {adapter}: peft.blocks")
-    # of a whole block its leaves: peft cannot unload, rename or swap the copy of a module with modules inside
-    kinds = {"convolutions": (nn.Linear,), "norms": (nn.LayerNorm,), "blocks": (nn.Linear, nn.LayerNorm)}
-    found = [
-        f"blocks.{block}.{name}"
-        for block in blocks
-        for name, module in encoder.blocks[block].named_modules()
-        if isinstance(module, kinds[recipe.where]) and (recipe.method != "beft" or module.bias is not None)
-    ]
-    if not found:
-        raise SettingsError(
-            f"adapter {adapter}: the method {recipe.method} stands on {recipe.where}, and the blocks of "
-            f"{type(encoder).__name__} have none. Take another adapter, or another encoder."
-        )
-    return found
-
-
-def _top(encoder: UserEncoder, blocks: Blocks, *, key: str) -> list[int]:
-    """The indices of the top blocks; SettingsError where the encoder has fewer, or none."""
-    total = len(encoder.blocks)
-    if not total:
-        raise SettingsError(
-            f"{key}: a {type(encoder).__name__} encoder has no blocks. Take the adapter items, none or full, or "
-            "another encoder."
-        )
-    count = total if blocks == "all" else blocks
-    if count > total:
-        raise SettingsError(f"{key} = {count}, but the encoder has {total} blocks.")
-    return list(range(total - count, total))

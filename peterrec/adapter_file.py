@@ -30,6 +30,7 @@ from peterrec.adapter_weights import (
     check_settings,
     fill,
     fill_module,
+    goes_on,
     paired,
     read_weights,
     write_weights,
@@ -95,17 +96,23 @@ def save_adapter(
 
 
 def load_adapter(
-    folder: Path, *, encoder: Path | None = None, adapter_name: str = "default", unchecked: bool = False
+    folder: Path,
+    *,
+    encoder: Path | None = None,
+    adapter_name: str = "default",
+    unchecked: bool = False,
+    continued: bool = False,
 ) -> "PeftModel":
     """The encoder with the adapter of `folder` around it, in evaluation mode.
 
     The encoder is the one in the folder `encoder`, else the one that the adapter's configuration names. `unchecked`
-    takes an adapter that names no encoder, as plain peft writes them; one that names another is refused all the same.
+    takes an adapter that names no encoder, as plain peft writes them; one that names another is refused all the same,
+    unless the encoder was continued from that one: with `continued`, or where that one stands in it to the bit.
     Raises SettingsError where adapter or encoder are not there, RefusedError where they do not fit or are damaged.
     """
     folder = Path(folder)
     config, tensors, wanted = _read(folder)
-    found, given = paired(folder, config, wanted, encoder=encoder, unchecked=unchecked)
+    found, given = paired(folder, config, wanted, encoder=encoder, unchecked=unchecked, continued=continued)
     from peft import get_peft_model
 
     config.base_model_name_or_path = None  # peft warns where it is not what the encoder calls itself
@@ -116,31 +123,48 @@ def load_adapter(
     config.base_model_name_or_path = str(found)
     refuse_deaf_mixing(model)
     remember(model, given)
-    _fill(model, tensors, adapter_name=adapter_name, path=folder / WEIGHTS)
+    _fill(model, tensors, adapter_name=adapter_name, path=folder / WEIGHTS, more_items=goes_on(given, wanted))
     _check_settings(folder)  # last: what does not fit the encoder at all has a better message
     return model.eval()
 
 
-def load_head(folder: Path, *, head: nn.Module, encoder: Path | None = None, unchecked: bool = False) -> None:
+def load_head(
+    folder: Path, *, head: nn.Module, encoder: Path | None = None, unchecked: bool = False, continued: bool = False
+) -> None:
     """Puts the head that was saved with the adapter of `folder` into `head`, a module of the same shape.
 
-    `encoder` and `unchecked`, and what is raised, are as for `load_adapter`: a head reads one encoder's vectors.
+    `encoder`, `unchecked`, `continued` and what is raised are as for `load_adapter`: a head reads one encoder's
+    vectors.
     """
-    fill_module(head, _weights_for(Path(folder), encoder=encoder, unchecked=unchecked), prefix=HEAD)
+    path, given = _weights_for(Path(folder), encoder=encoder, unchecked=unchecked, continued=continued)
+    fill_module(head, path, prefix=HEAD, given=given)
 
 
-def load_readout(folder: Path, *, readout: Readout, encoder: Path | None = None, unchecked: bool = False) -> None:
+def load_readout(
+    folder: Path,
+    *,
+    readout: Readout,
+    encoder: Path | None = None,
+    unchecked: bool = False,
+    continued: bool = False,
+) -> None:
     """Puts what the readout learned that was saved with the adapter of `folder` into `readout`; as `load_head`.
 
     Raises RefusedError as well for a readout of another kind, of other layers, or with item weights or without.
     """
-    path = _weights_for(Path(folder), encoder=encoder, unchecked=unchecked)
+    path, given = _weights_for(Path(folder), encoder=encoder, unchecked=unchecked, continued=continued)
     check_readout(path, readout)
-    fill_module(readout, path, prefix=READOUT)
+    fill_module(readout, path, prefix=READOUT, given=given)
 
 
 def add_adapter_from(
-    model: "PeftModel", folder: Path, *, adapter_name: str, encoder: Path | None = None, unchecked: bool = False
+    model: "PeftModel",
+    folder: Path,
+    *,
+    adapter_name: str,
+    encoder: Path | None = None,
+    unchecked: bool = False,
+    continued: bool = False,
 ) -> None:
     """Adds the adapter of `folder` to a model beside those it holds, under a name of its own; it is not made active.
 
@@ -150,7 +174,7 @@ def add_adapter_from(
     folder = Path(folder)
     if adapter_name in model.peft_config:
         raise SettingsError(f"The model already holds an adapter {adapter_name!r}; choose another name.")
-    config, tensors = _checked(model, folder, encoder=encoder, unchecked=unchecked)
+    config, tensors, grown = _checked(model, folder, encoder=encoder, unchecked=unchecked, continued=continued)
     check_beside(model, config, folder)
     config.inference_mode = True
     training = model.training
@@ -158,7 +182,7 @@ def add_adapter_from(
         try:
             with refusing_misfits(folder):
                 model.add_adapter(adapter_name, config)
-            _fill(model, tensors, adapter_name=adapter_name, path=folder / WEIGHTS)
+            _fill(model, tensors, adapter_name=adapter_name, path=folder / WEIGHTS, more_items=grown)
             _check_settings(folder)
         except RefusedError:
             if adapter_name in model.peft_config:
@@ -174,6 +198,7 @@ def hot_swap(
     adapter_name: str = "default",
     encoder: Path | None = None,
     unchecked: bool = False,
+    continued: bool = False,
 ) -> None:
     """Copies the weights of another adapter with the same configuration over those of `adapter_name`, in place.
 
@@ -184,7 +209,7 @@ def hot_swap(
     model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
     if adapter_name not in model.peft_config:
         raise SettingsError(f"The model holds no adapter {adapter_name!r}, but {', '.join(model.peft_config)}.")
-    config, tensors = _checked(model, folder, encoder=encoder, unchecked=unchecked)
+    config, tensors, grown = _checked(model, folder, encoder=encoder, unchecked=unchecked, continued=continued)
     odd = difference(model.peft_config[adapter_name], config)
     if odd is not None:
         raise RefusedError(
@@ -194,7 +219,7 @@ def hot_swap(
     if any(getattr(module, "merged", False) for module in model.modules()):
         raise RefusedError(f"{folder} cannot be swapped in: the model's adapters are merged. Call unmerge_adapter().")
     _check_settings(folder)
-    _fill(model, tensors, adapter_name=adapter_name, path=folder / WEIGHTS)
+    _fill(model, tensors, adapter_name=adapter_name, path=folder / WEIGHTS, more_items=grown)
 
 
 def remember(model: "PeftModel", pairing: Pairing) -> None:
@@ -213,17 +238,17 @@ def _check_settings(folder: Path) -> None:
     check_settings(folder / WEIGHTS, settings_digest((folder / CONFIG).read_text("utf-8")))
 
 
-def _weights_for(folder: Path, *, encoder: Path | None, unchecked: bool) -> Path:
-    """The file of an adapter's weights, once the encoder given or named is theirs."""
+def _weights_for(folder: Path, *, encoder: Path | None, unchecked: bool, continued: bool) -> tuple[Path, Pairing]:
+    """The file of an adapter's weights, once the encoder given or named is theirs, and that encoder."""
     config, _, wanted = _read(folder)
-    paired(folder, config, wanted, encoder=encoder, unchecked=unchecked)
-    return folder / WEIGHTS
+    _, given = paired(folder, config, wanted, encoder=encoder, unchecked=unchecked, continued=continued)
+    return folder / WEIGHTS, given
 
 
 def _checked(
-    model: "PeftModel", folder: Path, *, encoder: Path | None, unchecked: bool
-) -> tuple["PeftConfig", dict[str, Tensor]]:
-    """What is in an adapter folder, once its encoder is that of the model."""
+    model: "PeftModel", folder: Path, *, encoder: Path | None, unchecked: bool, continued: bool
+) -> tuple["PeftConfig", dict[str, Tensor], bool]:
+    """What is in an adapter folder, once its encoder is that of the model, and whether that has gone on since."""
     config, tensors, wanted = _read(folder)
     given = getattr(model, _PAIRED, None) if encoder is None else Pairing.of(Path(encoder))
     if given is None:
@@ -231,13 +256,14 @@ def _checked(
             f"{folder}: nothing says which encoder the model was made with; give encoder=FOLDER, where it was loaded "
             "from."
         )
-    check_pairing(
-        folder / WEIGHTS, wanted, given, encoder=f"the model's encoder {encoder or ''}".rstrip(), unchecked=unchecked
-    )
-    return config, tensors
+    name = f"the model's encoder {encoder or ''}".rstrip()
+    check_pairing(folder / WEIGHTS, wanted, given, encoder=name, unchecked=unchecked, continued=continued)
+    return config, tensors, goes_on(given, wanted)
 
 
-def _fill(model: "PeftModel", tensors: Mapping[str, Tensor], *, adapter_name: str, path: Path) -> None:
+def _fill(
+    model: "PeftModel", tensors: Mapping[str, Tensor], *, adapter_name: str, path: Path, more_items: bool
+) -> None:
     """Puts the tensors of a file, but for those of head and readout, into an adapter of the model."""
     mine = {name: tensor for name, tensor in tensors.items() if not name.startswith((HEAD, READOUT))}
-    fill(adapter_weights(model, adapter_name=adapter_name), mine, path=path)
+    fill(adapter_weights(model, adapter_name=adapter_name), mine, path=path, more_items=more_items)

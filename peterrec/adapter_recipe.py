@@ -141,7 +141,7 @@ class AdapterRecipe(Settings):
     fit: Literal["gradient", "convex"] = Field(
         default="gradient",
         description="convex: LoRA on the item table and the head are one regression, solved at once; for encoders "
-        "whose user vector is a sum of item embeddings, with head.fit = 'newton'",
+        "and readouts whose user vector is a sum of item embeddings",
     )
 
     @field_validator("tuner")

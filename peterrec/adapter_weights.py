@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from peterrec.adapter_rows import for_more_items
 from peterrec.atomic import readable
 from peterrec.encoders.loading import encoder_revision, read_config
 from peterrec.encoders.readout import Readout
@@ -26,15 +27,23 @@ FORMAT = "1"
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which encoder weights belong to: its revision, and the fingerprint of the vocabulary of its rows."""
+    """Which encoder weights belong to: its revision, and the fingerprint of the vocabulary of its rows.
+
+    Of an encoder that was continued from others also their revisions, `ancestors`, and which of them are `preserved`
+    in it to the bit.
+    """
 
     encoder_revision: str
     vocabulary_fingerprint: str
+    ancestors: tuple[str, ...] = field(default=(), compare=False)
+    preserved: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def of(cls, encoder: Path) -> "Pairing":
         """That of the encoder saved in a folder; raises SettingsError, RefusedError as `encoder_revision` does."""
-        return cls(encoder_revision(encoder), read_config(encoder).vocabulary_fingerprint)
+        config = read_config(encoder)
+        lineage = tuple(config.ancestors), tuple(config.preserved)
+        return cls(encoder_revision(encoder), config.vocabulary_fingerprint, *lineage)
 
     def __str__(self) -> str:
         return f"revision {self.encoder_revision}, vocabulary {self.vocabulary_fingerprint[:16] or 'none'}"
@@ -55,7 +64,8 @@ def write_weights(
         storage = tensor.untyped_storage().data_ptr()
         own[name] = tensor.clone() if storage in storages else tensor  # safetensors takes no shared memory
         storages.add(storage)
-    told = {"format": "pt", "peterrec_format": FORMAT, "settings": settings, **asdict(pairing)}
+    told = {"format": "pt", "peterrec_format": FORMAT, "settings": settings}
+    told |= {name: getattr(pairing, name) for name in ("encoder_revision", "vocabulary_fingerprint")}
     save_file(own, path, metadata=told if readout is None else told | {"readout": _text_of(readout)})
     _sort_metadata(path)
     readable(path)
@@ -105,12 +115,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Pairing | None]:
     return tensors, Pairing(*named) if named[0] else None
 
 
-def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, path: Path) -> None:
+def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, path: Path, more_items: bool = False) -> None:
     """Copies the tensors of a file in place into `own`, which must have the same names and shapes.
 
-    Raises RefusedError naming the first tensor that is missing, unknown, of another shape or not finite; then nothing
-    was changed.
+    `more_items`: but for those of items, of which `own` may have more (`for_more_items`). Raises RefusedError naming
+    the first tensor that is missing, unknown, of another shape or not finite; then nothing was changed.
     """
+    tensors = for_more_items(tensors, own) if more_items else tensors
     for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors:
             raise RefusedError(f"{path} lacks the weights {name}; the adapter is incomplete or of another model.")
@@ -125,15 +136,35 @@ def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, path: Path
             tensor.copy_(tensors[name])
 
 
-def fill_module(module: nn.Module, path: Path, *, prefix: str) -> None:
-    """Puts the tensors of a file under `prefix` into a module; raises what `read_weights` and `fill` raise."""
-    tensors, _ = read_weights(path)
+def fill_module(module: nn.Module, path: Path, *, prefix: str, given: Pairing) -> None:
+    """Puts the tensors of a file under `prefix` into a module for the encoder `given`.
+
+    Raises what `read_weights` and `fill` raise.
+    """
+    tensors, wanted = read_weights(path)
     own = {f"{prefix}{name}": tensor for name, tensor in module.state_dict().items()}
-    fill(own, {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}, path=path)
+    mine = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    fill(own, mine, path=path, more_items=goes_on(given, wanted))
 
 
-def check_pairing(path: Path, wanted: Pairing | None, given: Pairing, *, encoder: str, unchecked: bool = False) -> None:
-    """Raises RefusedError unless the encoder `given` is the one that the adapter file `path` was trained with."""
+def goes_on(given: Pairing, wanted: Pairing | None) -> bool:
+    """Whether the encoder `given` was continued from the one that an adapter was trained with."""
+    return wanted is not None and wanted.encoder_revision in given.ancestors
+
+
+def check_pairing(
+    path: Path,
+    wanted: Pairing | None,
+    given: Pairing,
+    *,
+    encoder: str,
+    unchecked: bool = False,
+    continued: bool = False,
+) -> None:
+    """Raises RefusedError unless the encoder `given` is the one that the adapter file `path` was trained with.
+
+    An encoder in which that one is preserved will do, and with `continued` one that went on from it.
+    """
     if wanted is None:
         if unchecked:
             return
@@ -142,8 +173,17 @@ def check_pairing(path: Path, wanted: Pairing | None, given: Pairing, *, encoder
             f"checked. If you know that it belongs to {encoder}, load it with unchecked=True; save_adapter then writes "
             "it with the name of its encoder."
         )
-    if wanted == given:
+    if wanted == given or wanted.encoder_revision in given.preserved:
         return
+    if wanted.encoder_revision in given.ancestors:
+        if continued:
+            return
+        raise RefusedError(
+            f"{path.parent} was trained with the encoder weights of {wanted}, from which pretraining has gone on to "
+            f"{encoder}. Items have kept their rows, but the weights have moved: predictions will differ, and nobody "
+            "has measured how good they are. Train an adapter for this encoder, give the one that it was trained with, "
+            "or, to use it all the same, say --continued (in Python continued=True)."
+        )
     what = "encoder" if wanted.vocabulary_fingerprint == given.vocabulary_fingerprint else "item vocabulary"
     raise RefusedError(
         f"{path.parent} was trained with another {what}: it is an adapter for the encoder weights of {wanted}, but "
@@ -152,15 +192,21 @@ def check_pairing(path: Path, wanted: Pairing | None, given: Pairing, *, encoder
 
 
 def paired(
-    folder: Path, config: "PeftConfig", wanted: Pairing | None, *, encoder: Path | None, unchecked: bool
+    folder: Path,
+    config: "PeftConfig",
+    wanted: Pairing | None,
+    *,
+    encoder: Path | None,
+    unchecked: bool,
+    continued: bool = False,
 ) -> tuple[Path, Pairing]:
-    """The folder of the encoder given or named, once it is the one that the adapter was trained with."""
+    """The folder of the encoder given or named, once it is one that `check_pairing` lets the adapter have."""
     found = Path(encoder) if encoder is not None else _named_encoder(folder, config)
     if not (found / "config.json").is_file() or (encoder is None and not config.base_model_name_or_path):
         where = f"its encoder is not at {found}" if config.base_model_name_or_path or encoder else "it names no encoder"
         raise SettingsError(f"{folder}: {where}; give encoder=FOLDER{f' ({wanted})' if wanted else ''}.")
     given = Pairing.of(found)
-    check_pairing(folder / WEIGHTS, wanted, given, encoder=str(found), unchecked=unchecked)
+    check_pairing(folder / WEIGHTS, wanted, given, encoder=str(found), unchecked=unchecked, continued=continued)
     return found, given
 
 

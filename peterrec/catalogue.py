@@ -1,112 +1,23 @@
 """The catalogues of recipes: one TOML an adapter or a task, found by name or path, read closed."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
-
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from typing import Any, TypeVar
 
 from peterrec.adapter_recipe import TUNERS as TUNERS
-from peterrec.adapter_recipe import AdapterRecipe, Events, Layers, Readout, check_readout
+from peterrec.adapter_recipe import AdapterRecipe
 from peterrec.errors import SettingsError, did_you_mean
 from peterrec.peft_methods import PEFT_METHODS as PEFT_METHODS
-from peterrec.settings import Settings, read_toml, validate
+from peterrec.ranking_recipe import RankingTask as RankingTask
+from peterrec.settings import Settings, dump, read_toml, to_toml, validate
+from peterrec.task_recipe import METRICS as METRICS
+from peterrec.task_recipe import HeadRecipe as HeadRecipe
+from peterrec.task_recipe import Metric as Metric
+from peterrec.task_recipe import SplitRecipe as SplitRecipe
+from peterrec.task_recipe import TaskRecipe as TaskRecipe
+from peterrec.task_recipe import Watched as Watched
 
 KINDS = {"adapters": "adapter", "tasks": "task"}
-Watched = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]  # the larger, the better
-Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
 Recipe = TypeVar("Recipe", bound=Settings)
-
-
-class HeadRecipe(Settings):
-    """The layers between user vector and classes."""
-
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), description="channels of each hidden layer")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="before each layer of the head")
-    fit: Literal["gradient", "newton"] = Field(
-        default="gradient",
-        description="newton: it starts as the logistic regression on the frozen user vectors, its penalty found by "
-        "cross-validation; what else trains goes on from there",
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> "HeadRecipe":
-        if self.fit == "newton" and self.hidden:
-            raise ValueError("fit = 'newton' is for a head without hidden layers: set hidden = []")
-        return self
-
-
-class SplitRecipe(Settings):
-    """Which users train, validate and test."""
-
-    by: Literal["user"] = Field(default="user", description="each user is in one part")
-    fractions: tuple[float, float, float] = Field(
-        default=(0.70, 0.03, 0.27), description="shares of training, validation and test users"
-    )
-    stratified: bool = Field(default=True, description="keep the shares of the classes in each part")
-
-    @field_validator("fractions")
-    @classmethod
-    def _shares(cls, fractions: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-            raise ValueError("expected three shares above 0 that sum to 1")
-        return fractions
-
-
-def _label(label: object) -> object:
-    # classes are text, as in the table of users; `classes = [1, 18, 25]` is what one writes
-    return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
-
-
-class TaskRecipe(Settings):
-    """What is predicted for each user, and how that is trained and measured."""
-
-    name: str
-    kind: Literal["classification"] = Field(default="classification", description="one of several classes a user")
-    column: str = Field(min_length=1, description="label column in the table of users")
-    classes: tuple[Annotated[str, BeforeValidator(_label)], ...] | None = Field(
-        default=None,
-        min_length=2,
-        description="the classes in order; otherwise those found in the data, sorted",
-    )
-    readout: Readout = Field(
-        default="mean", description="how hidden states become a user vector; encoder: as it was pretrained"
-    )
-    layers: Layers | None = Field(
-        default=None, description="the layers whose states are mixed, 0 the embeddings, -1 the top ([-1] if not given)"
-    )
-    item_weights: bool | None = Field(default=None, description="learn a weight an item (readout attention)")
-    train_readout: bool = Field(default=True, description="train what the readout learns, beside the head")
-    adapter: str = Field(
-        default="serial", min_length=1, description="adapter when none is asked for: a name or a .toml"
-    )
-    class_weights: bool = Field(default=False, description="weight classes by their inverse frequency in the loss")
-    head: HeadRecipe = HeadRecipe()
-    metrics: tuple[Metric, ...] = Field(default=METRICS, min_length=1, description="figures to report")
-    metric: Watched = Field(
-        default="accuracy", description="validation figure that early stopping watches; one of `metrics`"
-    )
-    split: SplitRecipe = SplitRecipe()
-    max_length: Events = Field(default=200, description="events of the history that are read, the last ones, or all")
-    window: int | None = Field(
-        default=None, ge=1, description="positions that are encoded together; the readout is over all windows"
-    )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, description="one run a seed")
-    training: dict[str, bool | int | float | str] = Field(default={}, description="training settings of this task")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "TaskRecipe":
-        if self.metric not in self.metrics:
-            raise ValueError(f"metric = {self.metric!r} is not one of metrics: {', '.join(self.metrics)}")
-        for key, values in (
-            ("metrics", self.metrics),
-            ("classes", self.classes or ()),
-            ("seeds", self.seeds),
-        ):
-            if len(set(values)) < len(values):
-                raise ValueError(f"{key} names one value twice: {', '.join(map(str, values))}")
-        check_readout(self.readout, layers=self.layers, item_weights=self.item_weights)
-        return self
 
 
 def catalogue(kind: str) -> Path:
@@ -148,8 +59,31 @@ def adapter(name: str | Path) -> AdapterRecipe:
 
 
 def task(name: str | Path) -> TaskRecipe:
-    """The task of that name, or in that file."""
-    return _read(TaskRecipe, find("tasks", name))
+    """The task on users of that name, or in that file. Raises SettingsError for one that ranks items."""
+    recipe = any_task(name)
+    if isinstance(recipe, RankingTask):
+        raise SettingsError(
+            f"task {recipe.name}: kind = 'ranking' recommends the items of a target domain; it has no classes. Name "
+            "its logs with --source and --target, or take a task of kind 'classification'."
+        )
+    return recipe
+
+
+def ranking_task(name: str | Path) -> RankingTask:
+    """The task of that name, or in that file, which ranks items. Raises SettingsError for one of another kind."""
+    recipe = any_task(name)
+    if not isinstance(recipe, RankingTask):
+        raise SettingsError(
+            f"task {recipe.name}: kind = 'classification' predicts a label of the users; it ranks no items. Leave "
+            "--source and --target out, or take a task of kind 'ranking'."
+        )
+    return recipe
+
+
+def any_task(name: str | Path) -> TaskRecipe | RankingTask:
+    """The task of that name, or in that file, of whatever kind its key `kind` says."""
+    file = find("tasks", name)
+    return _read(RankingTask if read_toml(file).get("kind") == "ranking" else TaskRecipe, file)
 
 
 def describe(kind: str, name: str | Path) -> str:
@@ -160,6 +94,24 @@ def describe(kind: str, name: str | Path) -> str:
             break
         lines.append(line.removeprefix("#").removeprefix(" ").rstrip())
     return "\n".join(lines).strip()
+
+
+def given(recipe: Settings) -> dict[str, Any]:
+    """What a recipe says, without what is not set: twenty of them shall stay readable."""
+    return _without_none(dump(recipe))
+
+
+def recipe_text(recipe: TaskRecipe | RankingTask | AdapterRecipe) -> str:
+    """A recipe as the TOML that it may be read from."""
+    return to_toml({key: value for key, value in dump(recipe).items() if key != "name" and value is not None})
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def _read(model: type[Recipe], file: Path) -> Recipe:

@@ -20,7 +20,7 @@ from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.loading import load_encoder
 from peterrec.model import TaskModel
 from peterrec.training.finetuning import ClassificationProgram, FinetuningSettings, LabelledUsers, predict
-from peterrec.training.loop import train
+from peterrec.training.loop import TrainingResult, train
 from peterrec.training.memory import PeakMemory
 from peterrec.training.processes import join
 from peterrec.training.progress import Progress
@@ -36,20 +36,49 @@ class Contestant:
     pretrained: bool = True
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A trained contestant: its model, test probabilities `(N, C)`, curves and what it cost."""
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """How a training went and what it cost; `validation` is the watched figure at `best_epoch`, None if never finite.
 
-    model: TaskModel | None  # if asked for
-    probabilities: NDArray[np.float64]
+    `seconds` are those of training. Where the system does not tell it, `peak_memory_bytes` (while training, in this
+    process) is None; so is `adapter_bytes`, of the file with the weights, where it was not measured.
+    """
+
     history: list[dict[str, Any]]
     best_epoch: int | None
-    validation: float | None  # the watched figure at the best epoch; None where it was never finite
+    validation: float | None
     trained_parameters: int
     parameters: int
-    seconds: float  # of training
-    peak_memory_bytes: int | None  # while training, in this process; None where the system does not tell it
-    adapter_bytes: int | None = None  # of the file with the weights, where it was measured
+    seconds: float
+    peak_memory_bytes: int | None
+    adapter_bytes: int | None = None
+
+    @classmethod
+    def of(cls, model: TaskModel, result: TrainingResult, *, peak_memory_bytes: int | None) -> "Trained":
+        """Of a model that `train` has trained."""
+        return Trained(
+            history=result.history,
+            best_epoch=result.best_epoch,
+            validation=result.best_metric,
+            trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            parameters=sum(p.numel() for p in model.parameters()),
+            seconds=result.seconds,
+            peak_memory_bytes=peak_memory_bytes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted(Trained):
+    """A trained contestant: its model, if that was asked for, and test probabilities `(N, C)`."""
+
+    model: TaskModel | None
+    probabilities: NDArray[np.float64]
+
+
+def starting_encoder(contestant: Contestant, folder: Path, *, seed: int) -> UserEncoder:
+    """The encoder in `folder`, or for a control that is not pretrained a random one of its shape."""
+    encoder = load_encoder(folder)
+    return encoder if contestant.pretrained else random_encoder(encoder, seed=seed)
 
 
 def random_encoder(encoder: UserEncoder, *, seed: int) -> UserEncoder:
@@ -79,9 +108,7 @@ def fit(
     `settings.seed` draws the head, the random encoder and the batches. Early stopping looks at the validation users.
     """
     memory = PeakMemory()
-    encoder = load_encoder(encoder_folder)
-    if not contestant.pretrained:
-        encoder = random_encoder(encoder, seed=settings.seed)
+    encoder = starting_encoder(contestant, encoder_folder, seed=settings.seed)
     labelled = LabelledUsers(attribute.rows[split.train], attribute.labels[split.train])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -118,17 +145,10 @@ def fit(
         result.history[0] |= program.fit_head(device, with_validation=True)
     peak = memory.read(device)
     probabilities = predict(model, histories, rows=attribute.rows[split.test], max_length=max_length, device=device)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Fitted(
+        **vars(Trained.of(model, result, peak_memory_bytes=peak)),
         model=model.cpu() if keep_model else None,
         probabilities=probabilities,
-        history=result.history,
-        best_epoch=result.best_epoch,
-        validation=result.best_metric,
-        trained_parameters=trained,
-        parameters=sum(p.numel() for p in model.parameters()),
-        seconds=result.seconds,
-        peak_memory_bytes=peak,
     )
 
 

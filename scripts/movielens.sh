@@ -7,7 +7,8 @@ out=${2:-runs/movielens}
 mkdir -p "$out"
 peterrec prepare "$data/ml1m_ratings.parquet" --time pos --users "$data/ml1m_users.parquet" \
     --split leave_one_out --bad-rows drop --output "$out/data"
-peterrec pretrain "$out/data" --output "$out/encoder" --set training.epochs=20 --set training.learning_rate=2e-3
+peterrec pretrain "$out/data" --output "$out/encoder" --set encoder.kind=nextitnet --set training.epochs=20 \
+    --set training.learning_rate=2e-3
 # README: what to expect
 for task in gender age occupation; do
     peterrec compare --task $task --encoder "$out/encoder" --adapters serial,none,full --controls scratch --seeds 3 \

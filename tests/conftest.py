@@ -45,6 +45,7 @@ def small_settings():
     return load_settings(
         PretrainSettings,
         overrides=[
+            "encoder.kind=nextitnet",
             "encoder.hidden_size=16",
             "encoder.dilations=[1,2]",
             "encoder.max_length=50",

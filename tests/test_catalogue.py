@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from peterrec import catalogue
-from peterrec.catalogue import AdapterRecipe, TaskRecipe
+from peterrec.catalogue import AdapterRecipe, RankingTask, TaskRecipe
 from peterrec.errors import SettingsError
 from peterrec.peft_methods import PEFT_METHODS, places
 from peterrec.settings import dump, load_settings, settings_table, to_toml, validate
 from peterrec.training.settings import TrainingSettings
 
-READ = {"adapters": catalogue.adapter, "tasks": catalogue.task}
+READ = {"adapters": catalogue.adapter, "tasks": catalogue.any_task}
 RECIPES = [(kind, name) for kind in catalogue.KINDS for name in catalogue.names(kind)]
 
 
@@ -47,8 +47,8 @@ def test_every_recipe_is_valid_and_described(kind: str, name: str) -> None:
 @pytest.mark.parametrize("kind", catalogue.KINDS)
 def test_readme_has_every_key_with_its_default(kind: str) -> None:
     text = (catalogue.catalogue(kind) / "README.md").read_text()
-    model = {"adapters": AdapterRecipe, "tasks": TaskRecipe}[kind]
-    for setting in settings_table(model):
+    models = {"adapters": [AdapterRecipe], "tasks": [TaskRecipe, RankingTask]}[kind]
+    for setting in [setting for model in models for setting in settings_table(model)]:
         if setting.key not in ("name", "training"):
             assert f"`{setting.key}`" in text, setting.key
 
@@ -62,7 +62,7 @@ def test_readme_has_every_method_of_peft_with_its_places_and_options() -> None:
 
 @pytest.mark.parametrize("name", catalogue.names("tasks"))
 def test_training_tables_are_training_settings(name: str) -> None:
-    recipe = catalogue.task(name)
+    recipe = catalogue.any_task(name)
     settings = validate(TrainingSettings, recipe.training, origin=f"tasks/{name}.toml")
     assert settings.epochs == recipe.training["epochs"]
     catalogue.adapter(recipe.adapter)
@@ -169,7 +169,7 @@ def test_wrong_adapters(tmp_path: Path, text: str, message: str) -> None:
     ("text", "message"),
     [
         ("", "column: missing (text"),
-        ('column = "a"\nkind = "ranking"', "kind = \"ranking\": expected 'classification'"),
+        ('column = "a"\nkind = "rank"', "kind = \"rank\": expected 'classification'"),
         ('column = "a"\nmetrics = ["roc_auc"]', "metric = 'accuracy' is not one of metrics: roc_auc"),
         ('column = "a"\nmetrics = ["acuracy"]', 'metrics[0] = "acuracy": expected list of'),
         ('column = "a"\nmetrics = []', "metrics = []: expected list of"),
@@ -193,6 +193,46 @@ def test_wrong_tasks(tmp_path: Path, text: str, message: str) -> None:
         catalogue.task(path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('column = "a"', "unknown setting 'column'"),
+        ('loss = "hinge"', "loss = \"hinge\": expected 'softmax' or 'sampled' or 'bpr' or 'bce'"),
+        ("negatives = 5", "negatives belong to the losses sampled, bpr and bce"),
+        ('loss = "bpr"\nnegatives = 0', "negatives = 0: expected int >= 1"),
+        ('metrics = ["hr@10"]', "metric = 'ndcg@10' is not one of metrics: hr@10"),
+        ('metric = "coverage@10"', "metric = \"coverage@10\": expected 'hr@5'"),
+        ('item_features = ["a", "a"]', "item_features names one value twice: a, a"),
+        ("[target_items]\ncolumn = 'genres'", "target_items.value: missing"),
+        ("[split]\nstratified = true", "unknown setting 'split.stratified'"),
+        ('[head]\nfit = "newton"', "unknown setting 'head.fit'"),
+        ('readout = "encoder"\nlayers = [0]', "leave them out"),
+        ("positives = 0", "positives = 0: expected int >= 1"),
+    ],
+)
+def test_wrong_ranking_tasks(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, f'kind = "ranking"\n{text}')
+    with pytest.raises(SettingsError) as caught:
+        catalogue.ranking_task(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_the_kind_of_a_task_decides_how_it_is_read(tmp_path: Path) -> None:
+    ranking = write(tmp_path, 'kind = "ranking"\nloss = "bpr"\n[target_items]\ncolumn = "g"\nvalue = "x"')
+    found = catalogue.any_task(ranking)
+    assert isinstance(found, RankingTask)
+    assert found == catalogue.ranking_task(ranking)
+    assert found.num_negatives == 16
+    assert found.target_items is not None
+    assert catalogue.any_task("gender") == catalogue.task("gender")
+    assert catalogue.ranking_task("cold_start").num_negatives == 0
+    with pytest.raises(SettingsError, match="--source and --target"):
+        catalogue.task("cold_start")
+    with pytest.raises(SettingsError, match="kind = 'classification' predicts a label"):
+        catalogue.ranking_task("gender")
 
 
 def test_classes_are_text(tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ from peterrec import cli
 from peterrec.stages.world import log_files
 
 COLUMNS = ["--user", "user", "--item", "item", "--time", "timestamp"]
-COMMANDS = ["check", "compare", "encode", "evaluate", "finetune", "list", "predict", "prepare", "pretrain", "show"]
+COMMANDS = [
+    *("check", "compare", "encode", "evaluate", "finetune", "list", "predict", "prepare", "pretrain", "recommend"),
+    "show",
+]
 
 
 @pytest.fixture
@@ -102,7 +105,16 @@ def test_every_example_of_the_help_works_as_it_stands(run, world_log, tmp_path):
     Path("people.csv").write_text("".join(",".join(row) + "\n" for row in [names, *people]))
     pq.write_table(pa.table({name: [row[n] for row in people] for n, name in enumerate(names)}), "people.parquet")
     short = {
-        "pretrain": ["-s", "encoder.hidden_size=16", "-s", "encoder.dilations=[1,2]", "-s", "training.epochs=1"],
+        "pretrain": [
+            "-s",
+            "encoder.hidden_size=16",
+            "-s",
+            "encoder.kind=nextitnet",
+            "-s",
+            "encoder.dilations=[1,2]",
+            "-s",
+            "training.epochs=1",
+        ],
         "finetune": ["-s", "epochs=1"],
         "compare": ["-s", "epochs=1", "--seeds", "1", "--labels", "150", "--learning-rates", "recipe"],
     }
@@ -126,6 +138,8 @@ def test_every_example_of_the_help_works_as_it_stands(run, world_log, tmp_path):
     assert pq.read_metadata("genders.parquet").num_rows == counted
     assert f"users: {counted}" in told["predict"]
     assert pq.read_schema("users.parquet").field("vector").type.list_size == 16
+    assert f"users: {counted}" in told["recommend"]
+    assert len(set(pq.read_table("next.parquet")["user"].to_pylist())) == counted
     assert all(name in told["list"] for name in ("runs/encoder", "runs/gender"))
     assert "encoder.hidden_size" in told["show"]
     code, out, _ = run("show", "runs/gender")
@@ -151,7 +165,16 @@ def test_the_embedded_world_is_there_without_arguments(run):
     assert run("check")[0] == 3
     assert Path("runs/world-raw/log-0.csv").stat().st_mtime_ns == written
     code, _, _ = run(
-        "pretrain", "-q", "-s", "encoder.hidden_size=8", "-s", "encoder.dilations=[1,2]", "-s", "training.epochs=1"
+        "pretrain",
+        "-q",
+        "-s",
+        "encoder.hidden_size=8",
+        "-s",
+        "encoder.kind=nextitnet",
+        "-s",
+        "encoder.dilations=[1,2]",
+        "-s",
+        "training.epochs=1",
     )
     assert code == 0
     code, out, _ = run("finetune", "--task", "gender", "-q", "-s", "epochs=1")
@@ -163,11 +186,13 @@ def test_the_embedded_world_is_there_without_arguments(run):
     code, out, _ = run("predict")
     assert (code, "users: 300" in out) == (0, True)
     assert run("encode")[0] == 0
+    code, out, _ = run("recommend", "--top", "3")
+    assert (code, "users: 300" in out, "--output" in out) == (0, True, True)
     assert Path("runs/gender-predictions.parquet").is_file()
     assert sorted(path.name for path in Path().iterdir()) == ["runs"]
 
 
-@pytest.mark.parametrize("command", ["check", "prepare", "predict", "encode"])
+@pytest.mark.parametrize("command", ["check", "prepare", "predict", "encode", "recommend"])
 @pytest.mark.parametrize(
     "option",
     [
@@ -183,7 +208,8 @@ def test_the_embedded_world_is_there_without_arguments(run):
     ids=lambda option: option[0],
 )
 def test_an_option_about_a_log_needs_a_log(run, command, option, encoder_folder, task_folder):
-    model = {"predict": ["-m", task_folder], "encode": ["-e", encoder_folder]}.get(command, [])
+    models = {"predict": ["-m", task_folder], "encode": ["-e", encoder_folder], "recommend": ["-m", encoder_folder]}
+    model = models.get(command, [])
     code, _, err = run(command, *option, *model)
     assert code == 2
     assert "LOG is missing" in err
@@ -271,7 +297,20 @@ def test_lists_and_settings(run):
         (["finetune", "-e", "nowhere"], 2, "nowhere"),
         (["finetune"], 2, "peterrec pretrain"),
         (["pretrain", "PREPARED", "-o", "x", "--set", "encoder.hiden_size=8"], 2, "Did you mean 'encoder.hidden_size'"),
-        (["pretrain", "PREPARED", "-o", "x", "--set", "encoder.dilations=[1,2,4]"], 2, "dilations"),
+        (
+            [
+                "pretrain",
+                "PREPARED",
+                "-o",
+                "x",
+                "--set",
+                "encoder.kind=nextitnet",
+                "--set",
+                "encoder.dilations=[1,2,4]",
+            ],
+            2,
+            "dilations",
+        ),
         (["pretrain", "PREPARED", "-o", "x", "--config", "missing.toml"], 2, "missing.toml"),
         (["pretrain", "PREPARED", "-o", "ENC"], 2, "--overwrite"),
         (["pretrain", "PREPARED", "-o", "x", "--config", "FOLDER"], 2, "Is a directory"),
@@ -298,6 +337,16 @@ def test_lists_and_settings(run):
         (["compare", "-e", "ENC", "--set", "learning_rate=1"], 2, "--learning-rates 1 instead"),
         (["predict", "LOG", "-m", "nowhere"], 2, "nowhere"),
         (["predict", "LOG", "-m", "TASK", "--time", "timestamp", "-e", "nowhere"], 2, "--encoder"),
+        (["recommend", "LOG", "-o", "x"], 2, "peterrec pretrain"),
+        (["recommend", "LOG", "-m", "ENC", "-o", "x"], 2, "call it x.parquet"),
+        (["recommend", "LOG", "-m", "ENC", "-k", "0"], 2, "-k"),
+        (["recommend", "LOG", "-m", "ENC", "--overwrite"], 2, "--overwrite"),
+        (["recommend", "LOG", "-m", "ENC", "-o", "x.parquet", "--show", "3"], 2, "--show"),
+        (["recommend", "LOG", "-m", "ENC", "--time", "timestamp", "--target", "LOG"], 2, "--target"),
+        (["recommend", "LOG", "-m", "ENC", "--time", "timestamp", "--allow", "nowhere.txt"], 2, "--allow nowhere.txt"),
+        (["recommend", "LOG", "-m", "ENC", "--time", "timestamp", "--block", "EMPTY"], 3, "no items"),
+        (["recommend", "nowhere.csv", "-m", "ENC", "--time", "timestamp"], 3, "nowhere.csv"),
+        (["recommend", "LOG", "-m", "TASK", "--time", "timestamp"], 2, "peterrec predict"),
         (["evaluate", "-m", "PREPARED"], 2, "pretrain or finetune"),
         (["show", "settings", "pretrian"], 2, "Did you mean 'pretrain'"),
         (["list", "adaptors"], 2, "adapters"),
@@ -313,7 +362,7 @@ def test_mistakes_are_told_and_leave_nothing(
     run, logs, encoder_folder, prepared_folder, task_folder, tmp_path, arguments, code, message
 ):
     places = {"ENC": encoder_folder, "PREPARED": prepared_folder, "TASK": task_folder, "LOG": logs[0]}
-    places |= {"FOLDER": encoder_folder.parent, "LOG/x": f"{logs[0]}/x"}
+    places |= {"FOLDER": encoder_folder.parent, "LOG/x": f"{logs[0]}/x", "EMPTY": write(tmp_path / "empty.txt", "\n")}
     found, out, err = run(*[places.get(argument, argument) for argument in arguments])
     text = " ".join((out + err).replace("│", " ").split())
     assert found == code, text
@@ -331,6 +380,7 @@ def test_mistakes_are_told_and_leave_nothing(
         ("data/summary.json", "[]", 3, ["pretrain", "data", "-o", "x"]),
         ("data/summary.json", "", 3, ["finetune", "-e", "enc", "-d", "data", "-o", "x"]),
         ("task/run.json", '{"format_version": 1, "stage": "finetune"}', 7, ["predict", "LOG", "-m", "task", "-o", "x"]),
+        ("enc/run.json", '{"format_version": 1, "stage": "pretrain"}', 7, ["recommend", "LOG", "-m", "enc"]),
     ],
 )
 def test_damaged_folders_are_told(
@@ -475,7 +525,17 @@ def test_a_full_disk_ends_with_its_own_code(run, prepared_folder, tmp_path, monk
         raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
 
     monkeypatch.setattr(pretrain, "save_encoder", full)
-    small = ["-s", "encoder.hidden_size=8", "-s", "encoder.dilations=[1,2]", "-s", "training.epochs=1", "-q"]
+    small = [
+        "-s",
+        "encoder.hidden_size=8",
+        "-s",
+        "encoder.kind=nextitnet",
+        "-s",
+        "encoder.dilations=[1,2]",
+        "-s",
+        "training.epochs=1",
+        "-q",
+    ]
     code, _, err = run("pretrain", prepared_folder, "-o", "enc", *small)
     assert code == 4
     assert "space" in err
@@ -487,7 +547,17 @@ def test_a_full_disk_ends_with_its_own_code(run, prepared_folder, tmp_path, monk
 def test_a_disk_that_really_takes_no_more(run, prepared_folder):
     import resource
 
-    small = ["-s", "encoder.hidden_size=8", "-s", "encoder.dilations=[1,2]", "-s", "training.epochs=1", "-q"]
+    small = [
+        "-s",
+        "encoder.hidden_size=8",
+        "-s",
+        "encoder.kind=nextitnet",
+        "-s",
+        "encoder.dilations=[1,2]",
+        "-s",
+        "training.epochs=1",
+        "-q",
+    ]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))  # bytes of any file
     try:
@@ -527,7 +597,17 @@ def test_a_killed_run_goes_on_with_the_same_command(run, prepared_folder, tmp_pa
         return loss(self, step, device)
 
     monkeypatch.setattr(PretrainingProgram, "loss", counted)
-    small = ["-s", "encoder.hidden_size=8", "-s", "encoder.dilations=[1,2]", "-s", "training.epochs=2", "-q"]
+    small = [
+        "-s",
+        "encoder.hidden_size=8",
+        "-s",
+        "encoder.kind=nextitnet",
+        "-s",
+        "encoder.dilations=[1,2]",
+        "-s",
+        "training.epochs=2",
+        "-q",
+    ]
     small += ["-s", "training.positions=500", "-s", "training.checkpoint_every=2", "-s", "training.device=cpu"]
     assert run("pretrain", prepared_folder, "-o", "whole", *small)[0] == 0
     steps = len(calls)
@@ -551,14 +631,24 @@ def test_an_interrupted_run_says_so(run, prepared_folder, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PretrainingProgram, "loss", interrupted)
-    small = ["-s", "encoder.hidden_size=8", "-s", "encoder.dilations=[1,2]", "-q"]
+    small = ["-s", "encoder.hidden_size=8", "-s", "encoder.kind=nextitnet", "-s", "encoder.dilations=[1,2]", "-q"]
     code, _, err = run("pretrain", prepared_folder, "-o", "x", *small)
     assert (code, "Interrupted" in err) == (130, True)
 
 
 @pytest.mark.slow
 def test_wandb_offline(run, prepared_folder):
-    small = ["-s", "encoder.hidden_size=8", "-s", "encoder.dilations=[1,2]", "-s", "training.epochs=1", "-q"]
+    small = [
+        "-s",
+        "encoder.hidden_size=8",
+        "-s",
+        "encoder.kind=nextitnet",
+        "-s",
+        "encoder.dilations=[1,2]",
+        "-s",
+        "training.epochs=1",
+        "-q",
+    ]
     code, _, err = run("pretrain", prepared_folder, "-o", "x", "--wandb", "offline", *small)
     assert (code, err) == (0, "")
     (file,) = Path("x/wandb").glob("offline-run-*/run-*.wandb")
@@ -577,3 +667,22 @@ def test_the_defaults_of_compare_are_those_of_its_stage():
     assert parse_rates(told["learning_rates"]) == stage.RATES
     assert tuple(told["adapters"].split(",")) == stage.ADAPTERS
     assert tuple(told["controls"].split(",")) == tuple(stage.CONTROLS)
+
+
+def test_recommendations_on_the_terminal_are_those_of_the_file(run, logs, encoder_folder, tmp_path):
+    given = [*logs, *COLUMNS, "-m", encoder_folder, "-k", "4"]
+    assert run("recommend", *given, "-o", "all.parquet")[0] == 0
+    rows = pq.read_table("all.parquet").to_pylist()
+    code, out, err = run("recommend", *given, "--show", "3")
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    shown = [words[-4:] for words in lines if words[-1:] == ["history"]]
+    assert shown == [[str(r["rank"]), r["item"], f"{r['score']:.3f}", "history"] for r in rows[:12]]
+    assert "Shown are the first 3" in out
+    blocked = write(tmp_path / "no.txt", rows[0]["item"] + "\n")
+    code, out, _ = run("recommend", *given, "--show", "1", "--block", blocked, "--keep-seen")
+    assert (code, "blocked items: 1" in out) == (0, True)
+    assert rows[0]["item"] not in out.split()
+    nobody = write(tmp_path / "people.csv", "user\nnobody\n")
+    code, out, _ = run("recommend", *given, "--users", nobody)
+    assert (code, out.count("popularity"), "users without known items: 1" in out) == (0, 4, True)

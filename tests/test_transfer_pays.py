@@ -30,6 +30,7 @@ def road(tmp_path_factory):
                 pretrain.PretrainSettings,
                 overrides=[
                     "encoder.hidden_size=48",
+                    "encoder.kind=nextitnet",
                     "encoder.dilations=[1,2,4,8]",
                     "encoder.max_length=128",
                     "training.epochs=10",

@@ -15,6 +15,7 @@ from peterrec.cli.catalogue import list_, show
 from peterrec.cli.data import check, prepare
 from peterrec.cli.inference import encode, predict
 from peterrec.cli.launch import follow, leading, refuse_launch
+from peterrec.cli.recommend import recommend
 from peterrec.cli.training import compare, evaluate, finetune, pretrain
 from peterrec.errors import PeterrecError
 from peterrec.training.launcher import leads
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (check, prepare, pretrain, finetune, compare, evaluate, predict, encode):
+for command in (check, prepare, pretrain, finetune, compare, evaluate, predict, recommend, encode):
     app.command()(command)
 app.command(name="list")(list_)
 app.command()(show)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from peterrec.cli import options
+from peterrec.cli.domain_input import item_rule
 from peterrec.cli.log_input import LogOptions, open_log_input, world_log
 from peterrec.cli.options import BadRows, TimeUnit, refuse_without_log
 from peterrec.cli.output import show_table
@@ -95,6 +96,31 @@ def prepare(
             callback=named,
         ),
     ] = None,
+    vocabulary_of: Annotated[
+        Path | None,
+        typer.Option(
+            help="Extend the item vocabulary of this encoder or prepared folder by the new items, for `pretrain "
+            "--from`: old items keep their rows.",
+            callback=named,
+        ),
+    ] = None,
+    items: options.Items = None,
+    without_items: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN=VALUE",
+            help="Leave out the items that have this value in --items: the target domain of a cold start, of which the "
+            "encoder shall know nothing.",
+        ),
+    ] = None,
+    before_target: Annotated[
+        bool,
+        typer.Option(
+            "--before-target",
+            help="With --without-items: leave out as well what a user did after the last of those items, so that the "
+            "encoder sees nothing that lies after the events a cold start is tested on.",
+        ),
+    ] = False,
     min_item_count: Annotated[int, typer.Option(min=1, help="Leave out items with fewer events.")] = 1,
     min_user_events: Annotated[int, typer.Option(min=1, help="Leave out users with fewer events.")] = 1,
     overwrite: options.Overwrite = False,
@@ -106,6 +132,7 @@ def prepare(
 
     Example: `peterrec prepare clicks.parquet --user customer --item product --time at --users people.csv -o data`
     """
+    from peterrec.data.source_part import WithoutItems
     from peterrec.data.summary import render_summary
     from peterrec.errors import SettingsError
     from peterrec.stages import prepare as stage
@@ -120,6 +147,9 @@ def prepare(
             raise SettingsError("name the folder to write, for example --output data.")
         if encoder is not None:
             encoder_folder(encoder)
+        if before_target and without_items is None:
+            raise SettingsError("--before-target is about the items that --without-items leaves out; name them.")
+        rule = None if without_items is None else item_rule(without_items, option="--without-items")
         given = LogOptions(user, item, time, time_unit, users, users_column, format)
         with open_log_input(log, given) as opened:
             default = Split.leave_one_out if opened.columns.time is None else Split.temporal
@@ -129,11 +159,13 @@ def prepare(
                 columns=opened.columns,
                 users=opened.users,
                 users_column=opened.users_column,
-                items=opened.items,
+                items=opened.items if items is None else items,
+                without=None if rule is None else WithoutItems(rule, before_target=before_target),
                 split=split or default,
                 split_fractions=_numbers(fractions),
                 seed=seed,
                 encoder=encoder,
+                vocabulary_of=vocabulary_of,
                 bad_rows=bad_rows.value,
                 memory_limit=memory_limit,
                 minimum_item_count=min_item_count,
@@ -142,9 +174,11 @@ def prepare(
             )
     show_table(render_summary(summary))
     folder = shlex.quote(str(output))
-    after = (
-        f"pretrain {folder}" if encoder is None else f"finetune --encoder {shlex.quote(str(encoder))} --data {folder}"
-    )
+    after = f"pretrain {folder}"
+    if encoder is not None:
+        after = f"finetune --encoder {shlex.quote(str(encoder))} --data {folder}"
+    elif vocabulary_of is not None and (vocabulary_of / "config.json").is_file():
+        after += f" --from {shlex.quote(str(vocabulary_of))}"
     typer.echo(f"Prepared: {output}\nNext: peterrec {after}")
 
 

@@ -47,6 +47,7 @@ def predict(
     bad_rows: options.Bad = BadRows.fail,
     memory_limit: options.Memory = "2GB",
     encoder: options.OtherEncoder = None,
+    continued: options.Continued = False,
     device: options.Where = Device.auto,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -62,7 +63,7 @@ def predict(
 
     given = LogOptions(user, item, time, time_unit, None, users_column, format)
     if not log:
-        refuse_without_log(context, but=("model", "output", "encoder", "device", "overwrite"))
+        refuse_without_log(context, but=("model", "output", "encoder", "continued", "device", "overwrite"))
         log, given = world_log()
     finished_run(model, stage="finetune")
     with open_log_input(log, given) as opened:
@@ -74,6 +75,7 @@ def predict(
             users=users,
             users_column=given.column_of_users,
             encoder=encoder,
+            continued=continued,
             bad_rows=bad_rows.value,
             memory_limit=memory_limit,
             device=device.value,

@@ -53,16 +53,30 @@ def number_log(
     return {"minimum_item_count": total - common, "minimum_user_events": common - kept}
 
 
-def known_items(con: "duckdb.DuckDBPyConnection", *, cuts: Cuts, split: Split) -> Vocabulary:
+def known_items(
+    con: "duckdb.DuckDBPyConnection", *, cuts: Cuts, split: Split, extending: Vocabulary | None = None
+) -> Vocabulary:
     """The vocabulary of the events that the model may know; makes `item_rows(item, row)` of it.
 
-    Raises `DataError` if the split leaves nothing to learn from.
+    With `extending`, that one, its rows kept and the other items of those events behind them. Raises `DataError` if
+    the split leaves nothing to learn from, or nothing that `extending` knows.
     """
     counted = con.sql(f"""SELECT item, name, seen.events FROM items JOIN (SELECT item, count(*) AS events
         FROM log WHERE {cuts.vocabulary} GROUP BY item) AS seen USING (item)""").to_arrow_table()
     if not counted.num_rows:
         raise DataError(_NOTHING_TO_LEARN[split.name].format(**split.parameters))
     vocabulary = Vocabulary.build(counted["name"], counts=counted["events"].to_numpy())
+    if extending is not None:
+        if not (extending.rows(vocabulary.items) >= 0).any():
+            raise DataError(
+                f"the vocabulary to extend knows no item of the events to learn from (such as "
+                f"{vocabulary.items[0].as_py()!r}; it has such as {extending.items[0].as_py()!r}): nothing that its "
+                "encoder has learnt would be used. Is it the right item column, and are ids written the same way? For "
+                "another catalogue prepare without --vocabulary-of and pretrain a new encoder."
+            )
+        vocabulary = extending.extended(vocabulary)
+        number_items(con, vocabulary=vocabulary)
+        return vocabulary
     con.register("known_rows", pa.table({"item": counted["item"], "row": vocabulary.rows(counted["name"])}))
     con.execute("CREATE TABLE item_rows AS SELECT item, row FROM known_rows")
     con.unregister("known_rows")

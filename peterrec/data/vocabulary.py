@@ -1,10 +1,11 @@
 """The vocabulary: which row of the embedding belongs to which item."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,19 +25,33 @@ Ids = Sequence[str] | pa.Array | pa.ChunkedArray
 
 _SCHEMA = pa.schema([("row", pa.int32()), ("item", pa.string()), ("count", pa.int64())])
 _FINGERPRINT = b"peterrec.vocabulary.fingerprint"
+_PREFIXES = b"peterrec.vocabulary.prefixes"
 _HASHED_AT_ONCE = 1 << 16
+
+
+class Prefix(NamedTuple):
+    """The first `items` items of a vocabulary, once a vocabulary of their own with that fingerprint."""
+
+    items: int
+    fingerprint: str
 
 
 class Vocabulary:
     """Items in row order: falling count, then id by its UTF-8 bytes; row `FIRST_ITEM` is the first of them.
 
     The counts are those of the events that the vocabulary was made from (which ones is the split's affair).
+
+    One that was `extended` holds earlier ones as its `prefixes`, oldest first: its rows stand in that order from the
+    last prefix on, and whoever wants falling counts sorts by `counts`.
     """
 
-    def __init__(self, items: pa.StringArray, counts: npt.NDArray[np.int64]) -> None:
+    def __init__(
+        self, items: pa.StringArray, counts: npt.NDArray[np.int64], *, prefixes: Sequence[Prefix] = ()
+    ) -> None:
         assert len(items) == len(counts)
         self.items = items
         self.counts = counts
+        self.prefixes = tuple(prefixes)
 
     @classmethod
     def build(cls, items: Ids, *, counts: npt.ArrayLike) -> "Vocabulary":
@@ -44,6 +59,26 @@ class Vocabulary:
         table = pa.table({"item": _text(items), "count": pa.array(np.asarray(counts, dtype=np.int64))})
         table = table.sort_by([("count", "descending"), ("item", "ascending")])
         return cls(_one_array(table["item"]), table["count"].to_numpy())
+
+    def extended(self, new: "Vocabulary") -> "Vocabulary":
+        """This vocabulary with the items of `new` that it lacks behind its own, which keep their rows.
+
+        They stand in the order of `new`, which is no extended one itself: falling count, then id. Counts add up.
+        """
+        assert not new.prefixes, "its rows stand in no order"
+        rows = self.rows(new.items)
+        counts, known = self.counts.copy(), rows >= 0
+        counts[rows[known] - FIRST_ITEM] += new.counts[known]
+        prefix = Prefix(self.num_items, self.fingerprint)
+        return Vocabulary(
+            pa.concat_arrays([self.items, new.items.filter(pa.array(~known))]),
+            np.concatenate([counts, new.counts[~known]]),
+            prefixes=self.prefixes if self.prefixes[-1:] == (prefix,) else (*self.prefixes, prefix),
+        )
+
+    def begins_with(self, other: "Vocabulary") -> bool:
+        """Whether the items of `other` have the same rows here."""
+        return self.items.slice(0, other.num_items).equals(other.items)
 
     def __len__(self) -> int:
         """The number of rows V, the special ones included."""
@@ -60,9 +95,13 @@ class Vocabulary:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the ids in row order, each after its length in bytes (8, little-endian)."""
+        return self._fingerprint_of(self.num_items)
+
+    def _fingerprint_of(self, first: int) -> str:
+        """The fingerprint that the first so many items have alone."""
         digest = hashlib.sha256()
-        for start in range(0, len(self.items), _HASHED_AT_ONCE):
-            ids = [item.encode() for item in self.items.slice(start, _HASHED_AT_ONCE).to_pylist()]
+        for start in range(0, first, _HASHED_AT_ONCE):
+            ids = [item.encode() for item in self.items.slice(start, min(first - start, _HASHED_AT_ONCE)).to_pylist()]
             digest.update(b"".join(len(item).to_bytes(8, "little") + item for item in ids))
         return digest.hexdigest()
 
@@ -81,9 +120,12 @@ class Vocabulary:
         return self.items.take(pa.array(wanted - FIRST_ITEM)).to_pylist()
 
     def save(self, path: Path) -> None:
-        """Write columns row, item, count as Parquet; the fingerprint goes into the file's metadata."""
+        """Write columns row, item, count as Parquet; fingerprint and prefixes go into the file's metadata."""
         rows = np.arange(FIRST_ITEM, len(self), dtype=np.int32)
-        schema = _SCHEMA.with_metadata({_FINGERPRINT: self.fingerprint.encode()})
+        told = {_FINGERPRINT: self.fingerprint.encode()}
+        if self.prefixes:
+            told[_PREFIXES] = json.dumps(self.prefixes).encode()
+        schema = _SCHEMA.with_metadata(told)
         table = pa.table([pa.array(rows), self.items, pa.array(self.counts)], schema=schema)
         with atomic_file(Path(path)) as temporary:
             pq.write_table(table, temporary, compression="zstd")
@@ -99,10 +141,15 @@ class Vocabulary:
                 table = file.read()
         except (OSError, pa.ArrowException) as problem:
             raise RefusedError(f"{refused} ({str(problem).splitlines()[0]}); {fix}") from None
-        stored = (table.schema.metadata or {}).get(_FINGERPRINT, b"").decode()
+        told = table.schema.metadata or {}
+        stored = told.get(_FINGERPRINT, b"").decode()
         if not table.schema.equals(_SCHEMA):
             raise RefusedError(f"{refused} (its columns are {', '.join(table.schema.names)}); {fix}")
-        vocabulary = cls(_one_array(table["item"]), table["count"].to_numpy())
+        try:
+            prefixes = [Prefix(int(items), str(name)) for items, name in json.loads(told.get(_PREFIXES, b"[]"))]
+        except (ValueError, TypeError):
+            raise RefusedError(f"{refused} (what it was extended from is not readable); {fix}") from None
+        vocabulary = cls(_one_array(table["item"]), table["count"].to_numpy(), prefixes=prefixes)
         if fault := _fault(table, vocabulary, stored):
             raise RefusedError(f"{refused} ({fault}); {fix}")
         return vocabulary
@@ -116,8 +163,13 @@ def _fault(table: pa.Table, vocabulary: Vocabulary, stored: str) -> str | None:
         return f"its rows are not {FIRST_ITEM}, {FIRST_ITEM + 1}, … in order"
     if len(vocabulary.items.unique()) != vocabulary.num_items:
         return "an item stands in it twice"
-    if np.any(np.diff(vocabulary.counts) > 0):
+    sizes = [prefix.items for prefix in vocabulary.prefixes]
+    if any(not 0 < size <= vocabulary.num_items for size in sizes) or sizes != sorted(sizes):
+        return "it is shorter than what it was extended from"
+    if np.any(np.diff(vocabulary.counts[sizes[-1] if sizes else 0 :]) > 0):
         return "its items are not ordered by falling count"
+    if any(vocabulary._fingerprint_of(prefix.items) != prefix.fingerprint for prefix in vocabulary.prefixes):
+        return "its first items are not those that it was extended from"
     if stored != vocabulary.fingerprint:
         return "its items are not those of the fingerprint stored with it"
     return None

@@ -18,6 +18,8 @@ class UserEncoderConfig(PreTrainedConfig):
     1 the first block, -1 the top. readout_item_weights: attention learns a weight an item as well.
     tie_output: score items with the embedding table, or with a table of their own.
     vocabulary_fingerprint: which item vocabulary the rows belong to.
+    ancestors: revisions of the encoders that this one was continued from, oldest first. preserved: those of them whose
+    weights still stand in it to the bit, further rows aside.
     """
 
     vocab_size: int = 1003
@@ -31,6 +33,8 @@ class UserEncoderConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     vocabulary_fingerprint: str = ""
+    ancestors: list[str] | tuple[str, ...] = ()
+    preserved: list[str] | tuple[str, ...] = ()
     pad_token_id: int | None = 0
 
     @property

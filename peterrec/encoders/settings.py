@@ -18,8 +18,8 @@ class EncoderSettings(Settings):
     """Shape of the user encoder. What is none is what the kind takes for it."""
 
     kind: Kind = Field(
-        "nextitnet",
-        description="nextitnet: dilated CNN; grec: gap-filling CNNs; sasrec: causal self-attention; dupn: LSTM; "
+        "sasrec",
+        description="sasrec: causal self-attention; nextitnet: dilated CNN; grec: gap-filling CNNs; dupn: LSTM; "
         "pooled: item embeddings alone, without order.",
     )
     hidden_size: int = Field(64, ge=2, description="Channels D of embeddings and hidden states.")

@@ -9,46 +9,28 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from peterrec.catalogue import AdapterRecipe, TaskRecipe, task
+from peterrec.catalogue import TaskRecipe, task
 from peterrec.data.attribute import Attribute, Split, read_attribute, split_users
 from peterrec.data.prepared import PreparedLog, open_prepared
 from peterrec.encoders.loading import open_encoder
-from peterrec.errors import RefusedError, SettingsError
+from peterrec.errors import RefusedError
+from peterrec.evaluation.costs import costs_of
+from peterrec.evaluation.training_plan import TrainingPlan, training_overrides
 from peterrec.metrics.classification import Classified
 from peterrec.metrics.intervals import ClassificationRows, metric_intervals
 from peterrec.run_folder import data_of, read_run
-from peterrec.settings import load_settings
-from peterrec.training.finetuning import FinetuningSettings
 from peterrec.transfer import Fitted
 
 MODEL = "model"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A resolved fine-tuning: the task, what was overridden, the seeds, and where encoder and data are."""
+class Plan(TrainingPlan):
+    """A resolved fine-tuning on labelled users: also where the data are, and the budget of labels."""
 
     task: TaskRecipe
-    overrides: tuple[str, ...]
-    encoder: Path
     data: Path
-    seeds: tuple[int, ...]
     labels: int | None
-    source: str  # the task as it was named: a name or a path
-
-    def settings(
-        self, recipe: AdapterRecipe, *, seed: int = 0, learning_rate: float | None = None
-    ) -> FinetuningSettings:
-        """The training settings of an adapter: the task's, then the adapter's own, then what was overridden.
-
-        `learning_rate` is one of a search, which stands above all of them.
-        """
-        layers: list[tuple[str, Mapping[str, object]]] = [(f"task {self.task.name}", self.task.training)]
-        if recipe.learning_rate is not None:
-            layers.append((f"adapter {recipe.name}", {"learning_rate": recipe.learning_rate}))
-        found = load_settings(FinetuningSettings, layers=layers, overrides=self.overrides)
-        searched = {} if learning_rate is None else {"learning_rate": learning_rate}
-        return found.model_copy(update={"seed": seed, **searched})
 
 
 def resolve(
@@ -65,17 +47,11 @@ def resolve(
     `overrides` are `key=value` for the task's training settings. Raises SettingsError for anything unknown.
     """
     recipe = task(task_name)
-    overrides = [override.strip().removeprefix("training.") for override in overrides]  # as pretraining calls them
+    named = training_overrides(overrides, task=recipe)
     run = read_run(encoder, stage="pretrain")
-    for origin, keys in (
-        ("--set", [override.partition("=")[0].strip() for override in overrides]),
-        (f"task {recipe.name}: training", recipe.training),
-    ):
-        if "seed" in keys:
-            raise SettingsError(f"{origin}: seed is not to be set; --seeds N runs the seeds 0 to N - 1.")
     return Plan(
         task=recipe,
-        overrides=tuple(overrides),
+        overrides=named,
         encoder=encoder,
         data=data_of(encoder, run) if data is None else data,
         seeds=tuple(recipe.seeds if seeds is None else seeds),
@@ -151,18 +127,11 @@ def protocol(arena: Arena) -> str:
 
 def result_of(name: str, fitted: Mapping[int, Fitted], arena: Arena, *, role: str = MODEL) -> dict[str, Any]:
     """A contestant's row of `results`."""
-    one = next(iter(fitted.values()))
-    peaks = [each.peak_memory_bytes for each in fitted.values() if each.peak_memory_bytes is not None]
-    sizes = [each.adapter_bytes for each in fitted.values() if each.adapter_bytes is not None]
     return {
         "name": name,
         "role": role,
         "metrics": metric_intervals(arena.rows({seed: each.probabilities for seed, each in fitted.items()})),
-        "trained_parameters": one.trained_parameters,
-        "trained_share": one.trained_parameters / one.parameters,
-        "seconds": sum(each.seconds for each in fitted.values()) / len(fitted),
-        "peak_memory_bytes": max(peaks, default=None),
-        "adapter_bytes": max(sizes, default=None),
+        **costs_of(fitted),
     }
 
 

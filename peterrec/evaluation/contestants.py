@@ -1,6 +1,6 @@
 """Who takes part in a comparison: adapters by name, and the controls that a user may ask for."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from peterrec.catalogue import adapter, names
 from peterrec.errors import SettingsError, did_you_mean
@@ -25,8 +25,8 @@ def named(adapters: Sequence[str]) -> list[str]:
     return [each for name in adapters for each in (others if name == ALL else [name])]
 
 
-def contestants(adapters: Sequence[str], controls: Sequence[str]) -> Field:
-    """The contestants with their roles; raises SettingsError for an unknown name."""
+def contestants(adapters: Sequence[str], controls: Sequence[str], *, reserved: Collection[str] = RESERVED) -> Field:
+    """The contestants with their roles; raises SettingsError for an unknown name, or one that is `reserved`."""
     if not adapters:
         raise SettingsError("--adapters names none; give at least one, such as serial.")
     chosen = [adapter(name) for name in adapters]
@@ -48,7 +48,7 @@ def contestants(adapters: Sequence[str], controls: Sequence[str]) -> Field:
             found.append((Contestant(f"random+{freezing.name}", freezing, pretrained=False), "control"))
     names = [one.name for one, _ in found]
     for name in names:
-        if names.count(name) > 1 or name in RESERVED:
+        if names.count(name) > 1 or name in reserved:
             taken = "twice" if names.count(name) > 1 else "by a baseline"
             raise SettingsError(f"The name {name!r} would be taken {taken} in the table; rename that adapter's file.")
     return found

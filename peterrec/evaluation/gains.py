@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from peterrec.metrics.intervals import ClassificationRows, gain_of, metric_draws
+from peterrec.metrics.intervals import Rows, gain_of, metric_draws
 
 REFERENCE = "full"  # the adapter that all others are measured against: what one saves, and what it costs
 
@@ -15,7 +15,7 @@ def reference_of(models: Sequence[str]) -> str | None:
 
 def gains_of(
     models: Sequence[str],
-    rows: Mapping[str, list[ClassificationRows]],
+    rows: Mapping[str, Sequence[Rows]],
     *,
     baselines: Collection[str],
     metrics: Iterable[str],

@@ -3,25 +3,28 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from peterrec.errors import DivergedError, SettingsError
-from peterrec.evaluation.trials import Trial, Trials
-from peterrec.transfer import Contestant, Fitted
+from peterrec.evaluation.resumable_trials import ResumableTrials, Trial
+from peterrec.transfer import Contestant, Trained
 
 RATES = (5e-4, 2e-3, 8e-3)
 MANY = 5  # adapters from which on the best of them is likely a lucky one
 OWN = "recipe"  # each recipe's own rate, no search
 
 
+ResultT = TypeVar("ResultT", bound=Trained)
+
+
 @dataclass(frozen=True)
-class Searched:
+class Searched(Generic[ResultT]):
     """A contestant at its chosen rate for every seed, and each rate that was tried on the first one.
 
     `tried` has {learning_rate, validation, best_epoch}, and `diverged` where the training did not hold.
     """
 
-    fitted: dict[int, Fitted]
+    fitted: dict[int, ResultT]
     learning_rate: float
     tried: list[dict[str, Any]]
     seconds: float | None  # of all trainings of the search that held; None without one
@@ -51,7 +54,9 @@ _WANTED = (
 )
 
 
-def search(contestant: Contestant, trials: Trials, *, rates: Sequence[float] | None) -> Searched:
+def search(
+    contestant: Contestant, trials: ResumableTrials[Any, ResultT], *, rates: Sequence[float] | None
+) -> Searched[ResultT]:
     """Trains a contestant with each of `rates` on the first seed and with the best of them on the others.
 
     The best has the highest watched figure on the validation users; of equals the smallest rate counts. A rate at
@@ -63,7 +68,7 @@ def search(contestant: Contestant, trials: Trials, *, rates: Sequence[float] | N
         rate = plan.settings(contestant.adapter).learning_rate
         return Searched(trials.each_seed(contestant), rate, tried=[], seconds=None)
     first = plan.seeds[0]
-    held: dict[float, Fitted] = {}
+    held: dict[float, ResultT] = {}
     tried: list[dict[str, Any]] = []
     problem: DivergedError | None = None
     for rate in sorted(rates):
@@ -85,6 +90,40 @@ def search(contestant: Contestant, trials: Trials, *, rates: Sequence[float] | N
         tried=tried,
         seconds=sum(fitted.seconds for fitted in held.values()),
     )
+
+
+def search_all(
+    field: Sequence[tuple[Contestant, str]],
+    trials: ResumableTrials[Any, ResultT],
+    *,
+    rates: Sequence[float] | None,
+) -> tuple[dict[str, Searched[ResultT]], list[str]]:
+    """Each contestant (with its role) at its rate, and a sentence for each that diverged.
+
+    Raises DivergedError where no adapter is left.
+    """
+    found: dict[str, Searched[ResultT]] = {}
+    lost: dict[str, str] = {}
+    for contestant, _ in field:
+        try:
+            found[contestant.name] = search(contestant, trials, rates=rates)
+        except DivergedError as problem:
+            lost[contestant.name] = str(problem)
+    if not any(role == "model" and one.name in found for one, role in field):
+        raise DivergedError("No adapter could be trained. " + " ".join(lost.values()))
+    return found, [f"{name} is not in the table: {problem}" for name, problem in lost.items()]
+
+
+def refuse_second_rate(overrides: Sequence[str]) -> None:
+    """Raises SettingsError where the settings that were overridden name a learning rate beside the grid's."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.strip() == "learning_rate":
+            raise SettingsError(
+                f"--set {override}: compare tries the rates of --learning-rates and keeps the best of them. "
+                f"To train everything at this one, give --learning-rates {value.strip()} instead; to take each "
+                f"recipe's own, --learning-rates {OWN}."
+            )
 
 
 def best_rate(validation: Mapping[float, float | None]) -> float:

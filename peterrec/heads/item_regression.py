@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peterrec.heads.classification import ClassificationHead, HeadScale
-from peterrec.heads.logistic import SEARCH_ROWS, stratified_folds
+from peterrec.heads.logistic import FEW_ROWS, SEARCH_ROWS, stratified_folds
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -20,6 +20,7 @@ GRID = tuple(10 ** (power / 2) for power in range(-3, 5))  # of C: 0.03, 0.1, �
 BETWEEN = 10**0.25  # what the best of the grid is refined by
 SHARES = (0.0, 0.35, 0.7, 1.4, 2.8)  # of the deviations beside the vectors: their prior's standard deviation
 FOLDS = 5
+CAUTION = 2  # standard errors that a share above 0 must gain
 STEPS = 300
 MEMORY = 60  # updates that L-BFGS remembers: 60 take half of the steps that 10 take
 TOLERANCE = 3e-5  # of the gradient of the mean loss
@@ -84,36 +85,45 @@ class ItemRegression:
         """C and share with the smallest held-out log loss in stratified cross-validation.
 
         C is sought upwards for the vectors alone; then the share upwards as long as it helps, each with the same C or
-        smaller ones, since more of the deviations wants no weaker penalty on both. (1, 0) where the labels are too few.
+        smaller ones, since more of the deviations wants no weaker penalty on both. Any share at all must gain more than
+        two standard errors of its gain: with few labels the vectors alone are safer. (1, 0) where labels are too few.
         """
         parts = stratified_folds(self._labels, folds=FOLDS, rows=SEARCH_ROWS, seed=self._seed)
         if not parts:
             return 1.0, 0.0
         starts: list[Floats | None] = [None] * len(parts)
 
-        def loss(C: float, share: float) -> float:
-            found = 0.0
+        def losses(C: float, share: float) -> Floats:
+            found = []
             for number, (train, held) in enumerate(parts):
                 solved = starts[number] = self._solve(train, C, share, start=starts[number])
-                found += self._loss(held, solved, share=share)
-            return found
+                found.append(self._losses(held, solved, share=share))
+            return np.concatenate(found)
 
-        best, smallest = (1.0, 0.0), math.inf
+        best, smallest = (1.0, 0.0), np.full(sum(len(held) for _, held in parts), math.inf)
+        rises = 0
         for C in GRID:
-            if (found := loss(C, 0.0)) >= smallest:
+            found = losses(C, 0.0)
+            rises = rises + 1 if found.sum() >= smallest.sum() else 0
+            if rises == 2 and len(self._labels) >= FEW_ROWS:  # of few rows rises may be noise
                 break
-            best, smallest = (C, 0.0), found
+            if not rises:
+                best, smallest = (C, 0.0), found
+        alone = best, smallest
         for share in SHARES[1:]:
-            before = smallest
+            before = smallest.sum()
             for C in (C for C in reversed(GRID) if best[0] >= C):
-                if (found := loss(C, share)) < smallest:
+                if (found := losses(C, share)).sum() < smallest.sum():
                     best, smallest = (C, share), found
-                elif smallest < before or 0.2 * best[0] > C:
+                elif smallest.sum() < before or 0.2 * best[0] > C:
                     break
-            if smallest >= before:
+            if smallest.sum() >= before:
                 break
+        gain = alone[1] - smallest
+        if gain.sum() <= CAUTION * gain.std() * math.sqrt(len(gain)):
+            best, smallest = alone
         for C in (best[0] / BETWEEN, best[0] * BETWEEN):
-            if (found := loss(C, best[1])) < smallest:
+            if (found := losses(C, best[1])).sum() < smallest.sum():
                 best, smallest = (C, best[1]), found
         return best
 
@@ -127,9 +137,9 @@ class ItemRegression:
         found = self._vectors[rows] @ weights + intercepts
         return (found + share * (self._bags[rows] @ deviations) if share else found) @ self._spread
 
-    def _loss(self, rows: NDArray[np.int64], flat: Floats, *, share: float) -> float:
+    def _losses(self, rows: NDArray[np.int64], flat: Floats, *, share: float) -> Floats:
         log_shares = _log_softmax(self._logits(rows, flat, share=share))
-        return -float((log_shares[np.arange(len(rows)), self._labels[rows]] * self._weights[rows]).sum())
+        return -log_shares[np.arange(len(rows)), self._labels[rows]] * self._weights[rows]
 
     def _solve(self, rows: NDArray[np.int64], C: float, share: float, *, start: Floats | None = None) -> Floats:
         from scipy.optimize import minimize
@@ -179,7 +189,8 @@ def fit_items(
     `vectors` `(N, D)` are those of the table as it was, `bags` `(N, V)` say how much of each item's row is in each.
     Logits are linear in the table, so that deviations δ `(V, C)` of logits are the table's E + s δ (Wᵀ)⁺, with the
     head's W and scale s: convex, solved once. Returns C and the share, which are `chosen` or found by cross-validation;
-    the share is 0, and the table as it was, where single items say nothing more. R must be the classes at least.
+    the share is 0, and the table as it was, where single items say nothing more. What was `chosen` counts where rows
+    are many: few ones are looked at anew. R must be the classes at least.
     """
     assert isinstance(head.norm, HeadScale), "a head of ClassificationHead(..., common_scale=True)"
     left, right = thin
@@ -189,7 +200,7 @@ def fit_items(
     problem = ItemRegression(
         inputs, bags, labels, num_classes=classes, scales=scales, class_weights=class_weights, seed=seed
     )
-    C, share = problem.search() if chosen is None else chosen
+    C, share = problem.search() if chosen is None or len(labels) < FEW_ROWS else chosen
     found = problem.solve(C=C, share=share)
     back = np.linalg.pinv(found.weights, rcond=1e-6)
     left.zero_()

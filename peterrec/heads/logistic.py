@@ -24,7 +24,7 @@ class Logistic:
     """Multinomial logistic regression with an L2 penalty of 1/C on everything but the intercepts.
 
     `C="cv"` takes the C of `GRID` with the smallest held-out log loss in stratified cross-validation, going
-    upwards until it rises. Small label sets are welcome: a class that a training fold lacks is not scored in
+    upwards until it has risen twice. Small label sets are welcome: a class that a training fold lacks is not scored in
     that fold, and where there is one class only, it is certain. A class without training labels has
     probability 0.
     """
@@ -105,7 +105,7 @@ class Logistic:
             model = _model(features[train], labels[train])
             own, theirs = (None, None) if weights is None else (weights[train], weights[held])
             parts.append((model, features[train], labels[train], own, features[held], labels[held], theirs))
-        best, smallest = 1.0, math.inf
+        best, smallest, rises = 1.0, math.inf, 0
         for C in GRID if parts else ():
             losses = []
             for model, inputs, targets, own, held_inputs, held_targets, theirs in parts:
@@ -115,9 +115,11 @@ class Logistic:
                 found = -np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
                 losses.append(found if theirs is None else found * theirs)
             loss = float(np.concatenate(losses).mean())
-            if loss >= smallest:
+            rises = rises + 1 if loss >= smallest else 0
+            if rises == 2:  # one may be noise: at the smallest C all losses are nearly those of the class shares
                 break
-            best, smallest = C, loss
+            if not rises:
+                best, smallest = C, loss
         return best
 
 

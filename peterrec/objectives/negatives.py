@@ -50,7 +50,7 @@ class SharedNegatives:
 
 
 def log_uniform(items: int) -> NDArray[np.float64]:
-    """Probabilities `(items,)` that fall about as 1 / rank, by Zipf's law, whatever the counts: rows stand in order.
+    """Probabilities `(items,)` of the most frequent item, the next, … that fall about as 1 / rank, by Zipf's law.
 
     It is the candidate sampler of Jozefowicz et al., Exploring the Limits of Language Modeling (2016).
     """

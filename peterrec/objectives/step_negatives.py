@@ -24,11 +24,14 @@ class StepNegatives:
         self._train = train
         self._sets = objective.negative_sets
         self._in_batch = objective.sampler == "in_batch"
+        counts = item_counts(train, rows=rows)
         if objective.sampler == "log_uniform":
-            probabilities = log_uniform(rows - FIRST_ITEM)
+            # rows stand by falling count only where no items were appended later
+            probabilities = np.empty(rows - FIRST_ITEM)
+            probabilities[np.argsort(-counts, kind="stable")] = log_uniform(rows - FIRST_ITEM)
         else:
             power = 1.0 if self._in_batch else objective.popularity_power
-            probabilities = by_popularity(item_counts(train, rows=rows), power=power)
+            probabilities = by_popularity(counts, power=power)
         self.sampler = NegativeSampler(probabilities, number=objective.negatives)
 
     def draw(

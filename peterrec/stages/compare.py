@@ -8,23 +8,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peterrec.catalogue import given
 from peterrec.encoders.loading import encoder_revision
-from peterrec.errors import DivergedError, SettingsError
 from peterrec.evaluation import ceiling as oracle
 from peterrec.evaluation.arena import Arena, Plan, errors_of, open_arena, predictions, protocol, resolve, result_of
 from peterrec.evaluation.baselines import baselines
 from peterrec.evaluation.contestants import ADAPTERS, CONTROLS, RESERVED, Field, contestants, named
 from peterrec.evaluation.gains import gains_of, reference_of
-from peterrec.evaluation.search import OWN, RATES, Searched, check_rates, effort, notes, search
+from peterrec.evaluation.search import RATES, Searched, check_rates, effort, notes, refuse_second_rate, search_all
+from peterrec.evaluation.tracked_results import track_results
 from peterrec.evaluation.trials import Trials
 from peterrec.report.files import write_results
 from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
 from peterrec.settings import dump
 from peterrec.training.progress import Mode
 from peterrec.training.tracking import Mode as TrackerMode
-from peterrec.training.tracking import Tracker, open_tracker
-
-COSTS = ("learning_rate", "trained_parameters", "adapter_bytes", "peak_memory_bytes", "seconds", "search_seconds")
+from peterrec.training.tracking import open_tracker
+from peterrec.transfer import Fitted
 
 
 def run(
@@ -57,7 +57,7 @@ def run(
     plan = resolve(task_name, encoder=encoder, data=data, seeds=seeds, labels=labels, overrides=overrides)
     if learning_rates is not None:
         check_rates(learning_rates)
-        _refuse_second_rate(plan)
+        refuse_second_rate(plan.overrides)
     arena = open_arena(plan)
     resolved = _resolved(field, arena, learning_rates)
     with output_folder(Path(output), stage="compare", overwrite=overwrite, resume=resolved) as folder:
@@ -70,7 +70,7 @@ def run(
         )
         try:
             trials = Trials(arena, folder=folder, tracker=tracker, progress=progress)
-            found, lost = _search_all(field, trials, rates=learning_rates)
+            found, lost = search_all(field, trials, rates=learning_rates)
             metrics = _metrics([each for each in field if each[0].name in found], found, arena, learning_rates)
             metrics["notes"] = lost + metrics["notes"]
             best = metrics["results"][0]["name"]  # the first that did not diverge
@@ -86,7 +86,7 @@ def run(
                 ),
                 summary=arena.prepared.summary,
             )
-            _track(tracker, metrics)
+            track_results(tracker, metrics)
             tracker.artifact(
                 f"comparison-{plan.task.name}",
                 type="comparison",
@@ -105,33 +105,6 @@ def run(
     return metrics
 
 
-def _search_all(
-    field: Field, trials: Trials, *, rates: Sequence[float] | None
-) -> tuple[dict[str, Searched], list[str]]:
-    """Each contestant at its rate, and a sentence for each that diverged; DivergedError where no adapter is left."""
-    found: dict[str, Searched] = {}
-    lost: dict[str, str] = {}
-    for contestant, _ in field:
-        try:
-            found[contestant.name] = search(contestant, trials, rates=rates)
-        except DivergedError as problem:
-            lost[contestant.name] = str(problem)
-    if not any(role == "model" and one.name in found for one, role in field):
-        raise DivergedError("No adapter could be trained. " + " ".join(lost.values()))
-    return found, [f"{name} is not in the table: {problem}" for name, problem in lost.items()]
-
-
-def _refuse_second_rate(plan: Plan) -> None:
-    for override in plan.overrides:
-        key, _, value = override.partition("=")
-        if key.strip() == "learning_rate":
-            raise SettingsError(
-                f"--set {override}: compare tries the rates of --learning-rates and keeps the best of them. "
-                f"To train everything at this one, give --learning-rates {value.strip()} instead; to take each "
-                f"recipe's own, --learning-rates {OWN}."
-            )
-
-
 def _resolved(field: Field, arena: Arena, rates: Sequence[float] | None) -> dict[str, Any]:
     """The settings of the run: what decides whether an interrupted one may go on."""
     plan = arena.plan
@@ -140,7 +113,7 @@ def _resolved(field: Field, arena: Arena, rates: Sequence[float] | None) -> dict
     shared = dump(own[field[0][0].name])
     return {
         "task": dump(plan.task),
-        "contestants": {one.name: _given(dump(one.adapter)) for one, _ in field},
+        "contestants": {one.name: given(one.adapter) for one, _ in field},
         "training": {key: value for key, value in shared.items() if key not in apart},
         "learning_rates": {name: one.learning_rate for name, one in own.items()} if rates is None else sorted(rates),
         "seeds": list(plan.seeds),
@@ -151,14 +124,9 @@ def _resolved(field: Field, arena: Arena, rates: Sequence[float] | None) -> dict
     }
 
 
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what is not set: twenty recipes shall stay readable."""
-    return {
-        key: _given(value) if isinstance(value, dict) else value for key, value in values.items() if value is not None
-    }
-
-
-def _metrics(field: Field, found: dict[str, Searched], arena: Arena, rates: Sequence[float] | None) -> dict[str, Any]:
+def _metrics(
+    field: Field, found: dict[str, Searched[Fitted]], arena: Arena, rates: Sequence[float] | None
+) -> dict[str, Any]:
     plan, first = arena.plan, field[0][0].name
     results = []
     for contestant, role in field:
@@ -203,7 +171,7 @@ def _metrics(field: Field, found: dict[str, Searched], arena: Arena, rates: Sequ
     }
 
 
-def _predictions(found: dict[str, Searched], arena: Arena) -> pa.Table:
+def _predictions(found: dict[str, Searched[Fitted]], arena: Arena) -> pa.Table:
     tables = []
     for name, searched in found.items():
         table = predictions(searched.fitted, arena)
@@ -211,7 +179,7 @@ def _predictions(found: dict[str, Searched], arena: Arena) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _usage(plan: Plan, given: Mapping[str, str], searched: Searched, name: str) -> list[str]:
+def _usage(plan: Plan, given: Mapping[str, str], searched: Searched[Fitted], name: str) -> list[str]:
     """The command that trains the contestant `name` as here; `given`: the adapters as they were named."""
     options = {
         "--task": plan.source,
@@ -226,21 +194,3 @@ def _usage(plan: Plan, given: Mapping[str, str], searched: Searched, name: str) 
     for setting in (*plan.overrides, f"learning_rate={searched.learning_rate!r}"):
         command += ["--set", setting]
     return [shlex.join(command)]
-
-
-def _track(tracker: Tracker, metrics: dict[str, Any]) -> None:
-    names = sorted({name for result in metrics["results"] for name in result["metrics"]})
-    table = []
-    for result in metrics["results"]:
-        row: list[Any] = [
-            result["name"],
-            result["role"],
-            *(result.get(name) for name in COSTS),
-        ]
-        for name in names:
-            figure = result["metrics"].get(name, {})
-            row += [figure.get("value"), figure.get("low"), figure.get("high")]
-        table.append(row)
-    columns = ["name", "role", *COSTS]
-    columns += [f"{name}{suffix}" for name in names for suffix in ("", " low", " high")]
-    tracker.table("comparison", columns=columns, rows=table)

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -16,11 +14,15 @@ from peterrec.data.vocabulary import Vocabulary
 from peterrec.encoders.loading import open_encoder
 from peterrec.errors import DataError, RefusedError, SettingsError
 from peterrec.evaluation.next_item import evaluate_next_item
+from peterrec.evaluation.ranking_evaluation import evaluate_ranking
+from peterrec.evaluation.split_file import read_split
 from peterrec.inference import choose_device
 from peterrec.metrics.classification import Classified
 from peterrec.metrics.intervals import ClassificationRows, metric_intervals, paired_gain
 from peterrec.report.files import write_results
+from peterrec.report.pairs_summary import pairs_summary
 from peterrec.run_folder import FORMAT_VERSION, data_of, output_folder, read_run, relative_to_run
+from peterrec.run_weights import kind_of
 from peterrec.task_run import load_task
 from peterrec.training.finetuning import predict
 
@@ -33,6 +35,7 @@ def run(
     output: Path,
     data: Path | None = None,
     encoder: Path | None = None,
+    continued: bool = False,
     device: Device = "auto",
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -40,7 +43,9 @@ def run(
 
     Without `data`: the prepared log that the run was made with, the same test users. With `data`: another prepared log
     of the same vocabulary; labelled users that the task was trained or validated on, or that its label budget left
-    out, are left out and counted. Returns what metrics.json holds. Raises SettingsError, DataError, RefusedError.
+    out, are left out and counted. `encoder` is the task's in another place, or one that holds it (with `continued`, one
+    that went on from it), with data of its vocabulary. Returns what metrics.json holds. Raises SettingsError,
+    DataError, RefusedError.
     """
     run_facts = read_run(model)
     stage = run_facts.get("stage")
@@ -48,13 +53,50 @@ def run(
         raise SettingsError(f"{model} is the output of `peterrec {stage}`; give that of pretrain or finetune.")
     where = choose_device(device)
     resolved = {"model": model.name, "stage": stage, "data": None if data is None else data.name}
+    if stage == "finetune" and kind_of(run_facts) == "ranking":
+        if data is not None:
+            raise SettingsError(
+                f"--data: {model} ranks the items of a target domain, and is measured on the test users of the logs "
+                "that it was made from; leave --data out. `peterrec recommend` reads other logs."
+            )
+        metrics, pairs = evaluate_ranking(model, encoder=encoder, continued=continued, device=where)
+        return _write(
+            metrics,
+            output=output,
+            model=model,
+            data=pairs.folder,
+            summary=pairs_summary(pairs.summary),
+            resolved=resolved,
+            overwrite=overwrite,
+        )
     recorded = data_of(model, run_facts)
     prepared = open_prepared(recorded if data is None else data)
     own = _is_own(prepared, recorded, run_facts)
     if stage == "pretrain":
         metrics = _encoder(model, prepared, own=own, device=where)
     else:
-        metrics = _task(model, prepared, own=own, encoder=encoder, device=where)
+        metrics = _task(model, prepared, own=own, encoder=encoder, continued=continued, device=where)
+    return _write(
+        metrics,
+        output=output,
+        model=model,
+        data=prepared.folder,
+        summary=prepared.summary,
+        resolved=resolved,
+        overwrite=overwrite,
+    )
+
+
+def _write(
+    metrics: dict[str, Any],
+    *,
+    output: Path,
+    model: Path,
+    data: Path,
+    summary: dict[str, Any],
+    resolved: dict[str, Any],
+    overwrite: bool,
+) -> dict[str, Any]:
     metrics = {"format_version": FORMAT_VERSION, "stage": "evaluate", **metrics}
     with output_folder(Path(output), stage="evaluate", overwrite=overwrite, resume=resolved) as folder:
         write_results(
@@ -63,9 +105,9 @@ def run(
             title=f"Evaluation of {model.name}",
             settings=resolved,
             usage=[f"peterrec evaluate --model {shlex.quote(str(model))}"],
-            summary=prepared.summary,
+            summary=summary,
         )
-        inputs = {"model": model, "data": prepared.folder}
+        inputs = {"model": model, "data": data}
         folder.finish(inputs={name: relative_to_run(path, folder.path) for name, path in inputs.items()})
     return metrics
 
@@ -90,9 +132,9 @@ def _encoder(model: Path, prepared: PreparedLog, *, own: bool, device: torch.dev
 
 
 def _task(
-    model: Path, prepared: PreparedLog, *, own: bool, encoder: Path | None, device: torch.device
+    model: Path, prepared: PreparedLog, *, own: bool, encoder: Path | None, continued: bool, device: torch.device
 ) -> dict[str, Any]:
-    loaded = load_task(model, encoder=encoder)
+    loaded = load_task(model, encoder=encoder, continued=continued)
     facts = loaded.facts
     _same_vocabulary(model, loaded.vocabulary, prepared)
     attribute = read_attribute(prepared, column=facts.task.column, classes=facts.classes)
@@ -130,6 +172,7 @@ def _task(
             f"({int((~fresh).sum()):,} others are left out). Predictions are the most probable class; 95 % bootstrap "
             "intervals over users. The model is the one that the run stored, that of its first seed; the run's own "
             "metrics.json has all seeds, and the baselines that train."
+            + (" Its encoder was pretrained further since the task was trained." if continued else "")
         ),
         "results": results,
         "gains": gains,
@@ -144,19 +187,7 @@ def _test_users(model: Path, attribute: Attribute, *, own: bool) -> NDArray[np.b
 
     Raises RefusedError where the run's split.parquet is missing or damaged.
     """
-    path = model / "split.parquet"
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=["user", "part"])
-        users, parts = (np.asarray(table[name].to_pylist(), dtype=np.str_) for name in ("user", "part"))
-    except (OSError, pa.ArrowException, KeyError) as problem:
-        raise RefusedError(
-            f"{path}: not readable ({(str(problem).splitlines() or [''])[0]}), so nothing says which users the task "
-            "was trained on; make the run again."
-        ) from None
-    odd = sorted(set(parts.tolist()) - {"train", "validation", "test", "unused"})
-    if odd or not len(users):
-        raise RefusedError(f"{path}: damaged ({f'a part {odd[0]!r}' if odd else 'no users'}); make the run again.")
+    users, parts = read_split(model)
     tested = np.isin(attribute.users, users[parts == "test"])
     return tested if own else tested | ~np.isin(attribute.users, users)
 

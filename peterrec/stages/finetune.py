@@ -6,11 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peterrec.catalogue import AdapterRecipe, TaskRecipe, adapter
+from peterrec.catalogue import AdapterRecipe, TaskRecipe, adapter, recipe_text
 from peterrec.data.prepared import PreparedLog, column_options
 from peterrec.encoders.loading import encoder_revision
 from peterrec.errors import RefusedError
@@ -25,11 +23,12 @@ from peterrec.evaluation.arena import (
     result_of,
 )
 from peterrec.evaluation.baselines import baselines
+from peterrec.evaluation.split_file import write_split
 from peterrec.evaluation.trials import Trials
 from peterrec.metrics.intervals import paired_gain
 from peterrec.report.files import write_results
 from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
-from peterrec.settings import dump, to_toml
+from peterrec.settings import dump
 from peterrec.task_run import save_task, weights_digest
 from peterrec.training.processes import join
 from peterrec.training.progress import Mode, Progress
@@ -98,10 +97,10 @@ def run(
             with folder.files() as temporary:
                 save_task(model, folder=temporary, facts=facts, base_model=str(encoder))
                 facts = facts.model_copy(update={"weights": weights_digest(temporary, facts)})
-                (temporary / "task.toml").write_text(_recipe_text(plan.task), encoding="utf-8")
-                (temporary / "adapter.toml").write_text(_recipe_text(recipe), encoding="utf-8")
+                (temporary / "task.toml").write_text(recipe_text(plan.task), encoding="utf-8")
+                (temporary / "adapter.toml").write_text(recipe_text(recipe), encoding="utf-8")
                 pq.write_table(predictions(fitted, arena), temporary / "predictions.parquet", compression="zstd")
-                pq.write_table(_parts(arena, seed), temporary / "split.parquet", compression="zstd")
+                write_split(temporary, users=arena.attribute.users.tolist(), split=arena.splits[seed])
             write_results(
                 folder,
                 metrics,
@@ -206,19 +205,6 @@ def _metrics(name: str, fitted: dict[int, Fitted], arena: Arena) -> dict[str, An
         "curves": [{"seed": seed, **record} for seed, each in fitted.items() for record in each.history],
         **errors_of(fitted, arena),
     }
-
-
-def _parts(arena: Arena, seed: int) -> pa.Table:
-    """Which part each labelled user was in, for the seed whose model is saved."""
-    split = arena.splits[seed]
-    part = np.full(len(arena.attribute), "unused", dtype=object)
-    for name, places in vars(split).items():
-        part[places] = name
-    return pa.table({"user": pa.array(arena.attribute.users.tolist()), "part": pa.array(part.tolist())})
-
-
-def _recipe_text(recipe: TaskRecipe | AdapterRecipe) -> str:
-    return to_toml({key: value for key, value in dump(recipe).items() if key != "name" and value is not None})
 
 
 def _usage(path: Path, prepared: PreparedLog) -> list[str]:

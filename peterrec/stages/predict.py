@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 
 from peterrec.data.logs.interactions import LogColumns, LogSource
 from peterrec.data.new_histories import open_histories
+from peterrec.errors import SettingsError
 from peterrec.inference import choose_device
-from peterrec.run_folder import atomic_file
+from peterrec.run_folder import atomic_file, read_run
+from peterrec.run_weights import kind_of
 from peterrec.stages.output_file import refuse_existing, wanted_users
 from peterrec.stages.user_progress import user_progress
 from peterrec.task_run import load_task
@@ -28,6 +30,7 @@ def run(
     users: Path | None = None,
     users_column: str = "user",
     encoder: Path | None = None,
+    continued: bool = False,
     bad_rows: Literal["fail", "drop"] = "fail",
     memory_limit: str = "2GB",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
@@ -37,11 +40,17 @@ def run(
 
     Columns: user, predicted, p_<class>…, events (in the log), events_used (those of them that the prediction
     depends on). A user without any known item gets the class shares of the training labels. `users` is a table
-    whose users are wanted, with or without events. Returns counts. Raises what loading the model and the log raise.
+    whose users are wanted, with or without events. `encoder` may be the task's in another place, or one that holds it
+    (with `continued`, one that went on from it). Returns counts. Raises what loading the model and the log raise.
     """
     refuse_existing(output, overwrite=overwrite)
     where = choose_device(device)
-    loaded = load_task(model, encoder=encoder)
+    if kind_of(read_run(model, stage="finetune")) == "ranking":
+        raise SettingsError(
+            f"{model} ranks the items of a target domain and has no classes to predict: "
+            f"`peterrec recommend LOG --model {model}` gives the best items."
+        )
+    loaded = load_task(model, encoder=encoder, continued=continued)
     facts = loaded.facts
     with open_histories(
         source,

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from peterrec.data.item_rule import read_items
 from peterrec.data.logs.interactions import (
     DROP_HINT,
     CheckReport,
@@ -23,11 +24,12 @@ from peterrec.data.logs.labels import read_labels
 from peterrec.data.logs.parts import refuse_lack_of_room
 from peterrec.data.numbering import known_items, number_items, number_log, one_row
 from peterrec.data.prepared import PARTS, PartFigures, item_attributes, write_parts
+from peterrec.data.source_part import WithoutItems
 from peterrec.data.splits import Cuts, Split, choose
 from peterrec.data.summary import label_shares, readable_time
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.errors import SettingsError
-from peterrec.run_folder import output_folder
+from peterrec.run_folder import output_folder, read_run
 
 if TYPE_CHECKING:
     import duckdb
@@ -40,11 +42,13 @@ def run(
     columns: LogColumns,
     users: Path | pa.Table | None = None,
     users_column: str = "user",
-    items: pa.Table | None = None,
+    items: Path | pa.Table | None = None,
+    without: WithoutItems | None = None,
     split: str = "temporal",
     split_fractions: Sequence[float] | None = None,
     seed: int = 0,
     encoder: Path | None = None,
+    vocabulary_of: Path | None = None,
     bad_rows: Literal["fail", "drop"] = "fail",
     memory_limit: str = "2GB",
     minimum_item_count: int = 1,
@@ -57,8 +61,10 @@ def run(
     that is rarer than asked. Both minima count events of the whole log, before it is split.
     `split_fractions` are the two cuts of `temporal` or the three shares of `by_user`; `seed` ranks the users
     of `by_user`. The vocabulary is that of `encoder` if given, so that its adapters fit; items that it does
-    not hold are left out. `items` are attributes of items (with the log's item column), stored as they are. All files
-    appear at once, at the end.
+    not hold are left out. `vocabulary_of`, an encoder or a prepared folder, asks for its vocabulary extended by the
+    new items of this log, with which `pretrain` goes on from that encoder. `items` are attributes of items (with the
+    log's item column), stored as they are; `without` leaves the target domain's items out by one of them, before
+    anything is counted. All files appear at once, at the end.
 
     Raises `SettingsError` for options that do not fit, `DataError` if nothing usable is left, and what
     `open_log`, `read_labels` and `output_folder` raise.
@@ -73,8 +79,18 @@ def run(
             f"the {chosen.name} split needs times, and no time column is named. Name it, or choose the split "
             "leave_one_out or by_user, which take the order of the rows."
         )
+    if encoder is not None and vocabulary_of is not None:
+        raise SettingsError(
+            "--encoder takes a vocabulary as it is and --vocabulary-of extends one; give one of the two options."
+        )
     known = None if encoder is None else Vocabulary.load(Path(encoder) / "vocabulary.parquet")
-    attributes = None if items is None else item_attributes(items, column=columns.item)
+    old = None if vocabulary_of is None else _vocabulary_of(Path(vocabulary_of))
+    if isinstance(items, Path):
+        attributes = read_items(items, column=columns.item, bad_rows=bad_rows)
+    else:
+        attributes = None if items is None else item_attributes(items, column=columns.item)
+    if without is not None and attributes is None:
+        raise SettingsError("--without-items needs the table of items that has the column; name it with --items.")
     if isinstance(source, str | os.PathLike):
         source = [source]
     if not isinstance(source, pa.Table | pa.RecordBatchReader):
@@ -82,7 +98,7 @@ def run(
     inputs = {
         "log": source if isinstance(source, list) else "a table",
         "users": os.fspath(users) if isinstance(users, Path) else None if users is None else "a table",
-        "items": None if items is None else "a table",
+        "items": os.fspath(items) if isinstance(items, Path) else None if items is None else "a table",
     }
     names = {"user": columns.user, "item": columns.item, "time": columns.time, "time_unit": columns.time_unit}
     settings = {
@@ -90,6 +106,8 @@ def run(
         "split": {"name": chosen.name, **chosen.parameters},
         "bad_rows": bad_rows,
         "encoder_vocabulary": None if known is None else known.fingerprint,
+        "extended_vocabulary": None if old is None else old.fingerprint,
+        "without_items": None if without is None else {**vars(without.rule), "before_target": without.before_target},
         **minima,
     }
     with (
@@ -97,17 +115,23 @@ def run(
         open_log(source, columns, bad_rows=bad_rows, memory_limit=memory_limit) as log,
         _room(),
     ):
+        left_out = {} if without is None or attributes is None else without.apply(log.con, attributes)
         rare = number_log(log.con, **minima)
         cuts = chosen.lay(log.con)
         if known is None:
-            vocabulary = known_items(log.con, cuts=cuts, split=chosen)
+            vocabulary = known_items(log.con, cuts=cuts, split=chosen, extending=old)
         else:
             number_items(log.con, vocabulary=known)
             vocabulary = known
         labels, notes = None, _told(log.report, "note")
+        if old is not None:
+            notes.append(
+                f"the vocabulary is that of {vocabulary_of} with {vocabulary.num_items - old.num_items:,} new items "
+                f"behind its {old.num_items:,}."
+            )
         if users is not None:
-            all_kept = not any(rare.values())
-            labels, report = _labels(log.con, users, column=users_column, bad_rows=bad_rows, all_kept=all_kept)
+            narrowed = "every_event" if left_out else "events" if any(rare.values()) else None
+            labels, report = _labels(log.con, users, column=users_column, bad_rows=bad_rows, every=narrowed)
             notes += [f"users table: {note}" for note in _told(report, "bad_row") + _told(report, "note")]
         with folder.files() as temporary:
             figures = write_parts(log.con, cuts=cuts, folder=temporary)
@@ -116,7 +140,7 @@ def run(
                 pq.write_table(labels, temporary / "users.parquet", compression="zstd")
             if attributes is not None:
                 pq.write_table(attributes, temporary / "items.parquet", compression="zstd")
-        dropped = {"bad_rows": log.report.bad_rows, **rare}
+        dropped = {"bad_rows": log.report.bad_rows, **left_out, **rare}
         summary = {
             "format_version": 1,
             "rows_read": log.report.rows_read,
@@ -125,7 +149,11 @@ def run(
                 f"{p.rule} ({p.column})" if p.column else p.rule: p.count for p in _firsts(log.report, "bad_row")
             },
             **_sizes(log),
-            "vocabulary": {"fingerprint": vocabulary.fingerprint, "items": vocabulary.num_items},
+            "vocabulary": {
+                "fingerprint": vocabulary.fingerprint,
+                "items": vocabulary.num_items,
+                **({} if old is None else {"extends": old.fingerprint, "new_items": len(vocabulary) - len(old)}),
+            },
             **_described(chosen, log=log, cuts=cuts, figures=figures, notes=notes),
             "labels": {} if labels is None else label_shares(labels),
         }
@@ -139,13 +167,26 @@ def run(
     return summary
 
 
+def _vocabulary_of(folder: Path) -> Vocabulary:
+    """That of an encoder or a prepared folder. Raises `SettingsError`, `RefusedError`."""
+    stage = read_run(folder).get("stage")
+    if stage not in ("pretrain", "prepare"):
+        raise SettingsError(
+            f"--vocabulary-of {folder}: the output of `peterrec {stage}` has no vocabulary; give an encoder "
+            "(`peterrec pretrain`) or a prepared folder."
+        )
+    return Vocabulary.load(folder / "vocabulary.parquet")
+
+
 def _labels(
-    con: "duckdb.DuckDBPyConnection", users: Path | pa.Table, *, column: str, bad_rows: str, all_kept: bool
+    con: "duckdb.DuckDBPyConnection", users: Path | pa.Table, *, column: str, bad_rows: str, every: str | None
 ) -> tuple[pa.Table, CheckReport]:
-    """The users table, of the users that are left in the log, and what was found in it."""
+    """The users table, of the users that are left in the log, and what was found in it.
+
+    `every` is the view of all events, where some were left out: a user that a filter removed is no stranger.
+    """
     left = con.sql("SELECT name FROM users ORDER BY user").to_arrow_table()["name"]
-    # a user that a filter removed is not a stranger to the log
-    known = left if all_kept else con.sql("SELECT DISTINCT user FROM events").to_arrow_table()["user"]
+    known = left if every is None else con.sql(f"SELECT DISTINCT user FROM {every}").to_arrow_table()["user"]
     table, report = read_labels(users, user=column, known_users=known)
     if report.fatal or (bad_rows == "fail" and not report.ok):
         raise report.refusal(hint="" if report.fatal else DROP_HINT)

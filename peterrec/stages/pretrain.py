@@ -1,4 +1,4 @@
-"""`peterrec pretrain`: from a prepared log to a user encoder."""
+"""`peterrec pretrain`: from a prepared log to a user encoder, a new one or one that goes on from another."""
 
 import shlex
 from pathlib import Path
@@ -11,11 +11,12 @@ from peterrec.data.prepared import PreparedLog, column_options, open_prepared
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.loading import encoder_class, encoder_revision, save_encoder
 from peterrec.encoders.settings import EncoderSettings
-from peterrec.errors import RefusedError
+from peterrec.errors import RefusedError, SettingsError
 from peterrec.evaluation.next_item import evaluate_next_item
 from peterrec.report.files import write_results
 from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
-from peterrec.settings import Settings, dump, to_toml
+from peterrec.settings import Settings, dump, load_settings, to_toml
+from peterrec.training.continuation import Continuation, settings_layer
 from peterrec.training.loop import train
 from peterrec.training.pretraining import ObjectiveSettings, PretrainingProgram, PretrainingSettings
 from peterrec.training.processes import join
@@ -43,6 +44,8 @@ def run(
     *,
     output: Path,
     settings: PretrainSettings | None = None,
+    parent: Path | None = None,
+    new_items_only: bool = False,
     overwrite: bool = False,
     wandb: TrackerMode = "off",
     progress: Mode = "auto",
@@ -53,6 +56,11 @@ def run(
     called again with the same settings and data. The output folder is an encoder that `AutoModel.from_pretrained`
     reads. Raises DataError, SettingsError, ResourceError, DivergedError, BusyError.
 
+    With `parent`, the folder of an encoder, that one is trained further, on data whose vocabulary begins with its own
+    (`prepare --vocabulary-of`); its settings hold where none are given, and the shape of an encoder never changes.
+    With `new_items_only` its weights stand still, and only the rows of items that it did not know train. Raises
+    RefusedError as well where data and encoder do not fit.
+
     Launched as several processes, all call this: the main one does all that is said here, the others help it train and
     return nothing, whatever they were given.
     """
@@ -61,7 +69,10 @@ def run(
         _, facts = next(processes.jobs())
         follow(facts)
         return {}
-    settings = PretrainSettings.model_validate({}) if settings is None else settings
+    if new_items_only and parent is None:
+        raise SettingsError("--new-items-only is for an encoder to go on from; name it with --from.")
+    before = None if parent is None else Continuation.open(parent, output=output, new_items_only=new_items_only)
+    settings = _resolved(settings, before)
     prepared = open_prepared(data)
     resolved = {
         **dump(settings),
@@ -70,13 +81,16 @@ def run(
             "split": {"name": prepared.split, **prepared.summary["split"]["parameters"]},
             "fingerprint": prepared.fingerprint,
         },
+        **({} if before is None else {"from": before.resolved}),
     }
     placing = [f"training.{name}" for name in PLACING]
     with output_folder(
         Path(output), stage="pretrain", overwrite=overwrite, resume=resolved, may_differ=placing
     ) as folder:
-        program = _program(prepared, settings)
+        program = _program(prepared, settings, before)
         encoder, choices = program.encoder, program.plan(processes=processes.count)
+        if before is not None:
+            choices.append(before.told(prepared))
         shown = Progress(progress, title="pretraining")
         for line in choices:
             shown.note(line)
@@ -89,6 +103,8 @@ def run(
         )
         try:
             job = {"data": str(data.absolute()), "fingerprint": prepared.fingerprint, "settings": dump(settings)}
+            if before is not None:
+                job["from"] = before.job
             with processes.job("pretrain", job):
                 result = train(
                     program,
@@ -99,7 +115,12 @@ def run(
                     progress=shown,
                 )
             trained = sum(p.numel() for p in program.model.parameters() if p.requires_grad)
-            facts = {"trained_parameters": trained, "trained_share": 1.0, "seconds": result.seconds}
+            share = 1.0
+            if before is not None:
+                before.settle(encoder)
+                trained = trained if not new_items_only else before.trained_parameters(encoder)
+                share = min(trained / sum(p.numel() for p in program.model.parameters()), 1.0)
+            facts = {"trained_parameters": trained, "trained_share": share, "seconds": result.seconds}
             device = next(encoder.parameters()).device
             figures = evaluate_next_item(prepared, encoder=encoder, device=device, model_facts=facts)
             if not settings.objective.position_level:
@@ -114,6 +135,7 @@ def run(
                     "epochs": result.epochs,
                     "best_epoch": result.best_epoch,
                     "best_metric": result.best_metric,
+                    "kept_epoch": result.epochs if settings.training.keeps_last else result.best_epoch,
                     "stopped": result.stopped,
                     "watched": program.metric,
                     "steps": result.steps,
@@ -151,6 +173,7 @@ def run(
                     "data": relative_to_run(data, folder.path),
                     "data_split": prepared.split,
                     "data_fingerprint": prepared.fingerprint,
+                    **({} if before is None else {"from": relative_to_run(before.folder, folder.path)}),
                 },
                 vocabulary_fingerprint=prepared.vocabulary.fingerprint,
                 encoder_revision=revision,
@@ -165,21 +188,38 @@ def run(
 def follow(job: dict[str, Any]) -> None:
     """Helps the main process with its training; `job` is what that one says of it.
 
-    Raises RefusedError where the prepared folder on this machine is another one.
+    Raises RefusedError where the prepared folder, or the encoder to go on from, on this machine is another one.
     """
     data = Path(job["data"])
     prepared = open_prepared(data)
     if prepared.fingerprint != job["fingerprint"]:
         raise RefusedError(f"{data}: not the data of the main process; copy its prepared folder to this machine.")
     settings = PretrainSettings.model_validate(job["settings"])
-    program = _program(prepared, settings)
+    before = Continuation.of_job(job["from"]) if "from" in job else None
+    program = _program(prepared, settings, before)
     train(program, settings.training, checkpoints=None, tracker=Tracker(), progress=Progress("silent"))
 
 
-def _program(prepared: PreparedLog, settings: PretrainSettings) -> PretrainingProgram:
+def _resolved(settings: PretrainSettings | None, before: Continuation | None) -> PretrainSettings:
+    """The settings that hold: those given, else those of the encoder to go on from, else the defaults."""
+    if settings is None:
+        layers = [] if before is None else [settings_layer(before.folder)]
+        settings = load_settings(PretrainSettings, layers=layers)
+    if before is None:
+        return settings
+    training = before.check_settings(settings.encoder, settings.training)
+    return settings.model_copy(update={"training": training})
+
+
+def _program(prepared: PreparedLog, settings: PretrainSettings, before: Continuation | None) -> PretrainingProgram:
     vocabulary = prepared.vocabulary
+    if before is None:
+        encoder = build_encoder(settings, vocab_size=len(vocabulary), fingerprint=vocabulary.fingerprint)
+    else:
+        before.check_data(prepared)
+        encoder = before.grown(prepared)
     return PretrainingProgram(
-        build_encoder(settings, vocab_size=len(vocabulary), fingerprint=vocabulary.fingerprint),
+        encoder,
         train=prepared.sequences("train"),
         validation=prepared.sequences("validation"),
         objective=settings.objective,

@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from peterrec.catalogue import KINDS, adapter, find, names, task
+from peterrec.catalogue import KINDS, adapter, any_task, find, names
 from peterrec.errors import RefusedError, SettingsError, did_you_mean
 from peterrec.report.reading import estimate, label_of, parameters
 from peterrec.run_folder import read_run
 from peterrec.settings import read_toml, settings_table, to_toml
 
-READ = {"adapters": adapter, "tasks": task}
+READ = {"adapters": adapter, "tasks": any_task}
 
 
 def run(name: str, *, settings: type[BaseModel] | None = None) -> str:
@@ -74,10 +74,10 @@ def _kind_of(file: Path) -> str:
     if not file.is_file():
         raise SettingsError(f"{file}: there is no such file.")
     keys = read_toml(file).keys()
-    found = [kind for kind, key in (("adapters", "tuner"), ("tasks", "column")) if key in keys]
+    found = {kind for kind, key in (("adapters", "tuner"), ("tasks", "column"), ("tasks", "kind")) if key in keys}
     if len(found) != 1:
-        raise SettingsError(f"{file}: neither an adapter (which has the key tuner) nor a task (column).")
-    return found[0]
+        raise SettingsError(f"{file}: neither an adapter (which has the key tuner) nor a task (column or kind).")
+    return found.pop()
 
 
 def _results(metrics: dict[str, Any]) -> str:

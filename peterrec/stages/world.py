@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from peterrec.data.domain_logs import TwoLogs
 from peterrec.data.logs.interactions import LogColumns
 from peterrec.data.synthetic import World, WorldSettings
 from peterrec.errors import SettingsError
@@ -44,6 +45,12 @@ def raw_log(folder: Path = RAW, *, settings: WorldSettings | None = None, bad_ro
         if all((folder / name).is_file() for name in note.files):
             return log_files(folder)
     return write_world(folder, settings=settings, bad_rows=bad_rows)
+
+
+def domain_logs(folder: Path = RAW, *, settings: WorldSettings | None = None) -> TwoLogs:
+    """The world's log as source and that of its target domain, in `folder` as `raw_log` writes it."""
+    source = raw_log(folder, settings=settings)
+    return TwoLogs(source, folder / "target.csv", source_columns=COLUMNS, target_columns=COLUMNS)
 
 
 def run(

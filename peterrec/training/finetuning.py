@@ -156,8 +156,8 @@ class ClassificationProgram:
         """Sets the head to the logistic regression on the user vectors as they are; `head_C`, its penalty's inverse.
 
         On the training users, or with those of the validation, where nothing is left to be validated; the penalties of
-        items stay those of the first call. The model is on `device`. There is no `head_C` where all labels are the
-        same.
+        items stay those of the first call where there are many. The model is on `device`. There is no `head_C` where
+        all labels are the same.
         """
         assert isinstance(self.model.head, ClassificationHead)
         parts = {"train": self._train, **({"validation": self._validation} if with_validation else {})}

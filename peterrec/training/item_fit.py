@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 def check_convex(model: TaskModel) -> None:
     """Raises SettingsError where the logits of a model are not linear in its item table, or its LoRA is too thin."""
     head, reader = model.head, model.reader
-    linear = isinstance(head, ClassificationHead) and isinstance(head.norm, HeadScale)
-    if not linear:
-        raise SettingsError("An adapter with fit = 'convex' needs a head by Newton's method: set head.fit = 'newton'.")
+    assert isinstance(head, ClassificationHead)
+    assert isinstance(head.norm, HeadScale)
     if reader.kind not in SUMS or reader.layers != (0,):
         raise SettingsError(
             "An adapter with fit = 'convex' needs user vectors that are sums of item embeddings: an encoder of kind "
             f"pooled, or layers = [0], read by {' or '.join(SUMS)}; this model reads {reader.kind} of {reader.layers}."
         )
-    assert isinstance(head, ClassificationHead)
     classes, rank = head.output.out_features, thin_matrices(model)[0].shape[1]
     if rank < classes:
         raise SettingsError(

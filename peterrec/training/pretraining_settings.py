@@ -10,6 +10,7 @@ from peterrec.training.settings import TrainingSettings
 class PretrainingSettings(TrainingSettings):
     """Training settings of pretraining."""
 
+    epochs: int = Field(40, ge=1, description="At most so many passes over the training data.")
     positions: int = Field(
         6400,
         ge=1,
@@ -21,8 +22,8 @@ class PretrainingSettings(TrainingSettings):
     keep: Literal["best", "last"] = Field(
         "best",
         description="The weights that are kept: of the best validation, or of the last epoch, when patience is not "
-        "asked. Encoders that learn from views of users serve the users they have learnt from better and better "
-        "after they have begun to serve new users worse.",
+        "asked. Of encoders that learn from views of users, attributes were easier to read after more epochs, of new "
+        "users too, long after the watched figures had begun to fall.",
     )
     static_shapes: bool | Literal["auto"] = Field(
         "auto",

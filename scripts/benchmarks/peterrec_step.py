@@ -73,6 +73,7 @@ def settings_of(
         "schedule": "constant",
     }
     encoder = {
+        "kind": "nextitnet",
         "hidden_size": workload.channels,
         "dilations": workload.dilations,
         "kernel_size": KERNEL,
@@ -90,6 +91,7 @@ def encoder_of(workload: Workload, *, readout: Literal["mean", "last", "tcl"] = 
     """A fresh encoder without dropout, in evaluation mode."""
     shape = EncoderSettings.model_validate(
         {
+            "kind": "nextitnet",
             "hidden_size": workload.channels,
             "dilations": workload.dilations,
             "kernel_size": KERNEL,

@@ -147,3 +147,58 @@ def test_a_missing_or_truncated_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(RefusedError, match=r"vocabulary\.parquet"):
         Vocabulary.load(path)
+
+
+def test_an_extended_vocabulary_keeps_its_rows_and_adds_new_items_behind_them(tmp_path):
+    first = Vocabulary.build(["a", "b", "c"], counts=[5, 4, 1])
+    day = Vocabulary.build(["z", "c", "y", "x"], counts=[2, 30, 7, 2])
+    grown = first.extended(day)
+    assert grown.items.to_pylist() == ["a", "b", "c", "y", "x", "z"]
+    assert grown.counts.tolist() == [5, 4, 31, 7, 2, 2]
+    assert first.counts.tolist() == [5, 4, 1]
+    assert grown.begins_with(first)
+    assert not grown.begins_with(day)
+    assert not first.begins_with(grown)
+    assert grown.prefixes == ((3, first.fingerprint),)
+    again = grown.extended(Vocabulary.build(["q", "a"], counts=[9, 1]))
+    assert again.items.to_pylist()[:6] == grown.items.to_pylist()
+    assert again.prefixes == ((3, first.fingerprint), (6, grown.fingerprint))
+    without_new = grown.extended(Vocabulary.build(["x"], counts=[99]))
+    assert without_new.fingerprint == grown.fingerprint
+    assert without_new.extended(Vocabulary.build(["x"], counts=[1])).prefixes == without_new.prefixes
+    for vocabulary in (grown, again, without_new):
+        vocabulary.save(tmp_path / "v.parquet")
+        loaded = Vocabulary.load(tmp_path / "v.parquet")
+        assert loaded.items.to_pylist() == vocabulary.items.to_pylist()
+        assert loaded.counts.tolist() == vocabulary.counts.tolist()
+        assert loaded.prefixes == vocabulary.prefixes
+        assert loaded.fingerprint == vocabulary.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "told"),
+    [
+        ([(2, "its own")], "first items"),
+        ([(3, "another")], "first items"),
+        ([(9, "its own")], "shorter"),
+        ([(3, "its own"), (2, "its own")], "shorter"),
+        ([], "falling count"),
+    ],
+)
+def test_prefixes_that_do_not_fit_are_refused(prefixes, told, tmp_path):
+    first = Vocabulary.build(["a", "b", "c"], counts=[5, 4, 1])
+    grown = first.extended(Vocabulary.build(["c", "y"], counts=[30, 7]))
+    grown.prefixes = tuple((n, first.fingerprint if name == "its own" else name) for n, name in prefixes)
+    grown.save(tmp_path / "v.parquet")
+    with pytest.raises(RefusedError, match=told):
+        Vocabulary.load(tmp_path / "v.parquet")
+
+
+def test_unreadable_prefixes_are_refused(tmp_path):
+    vocabulary = Vocabulary.build(["a"], counts=[1])
+    vocabulary.save(tmp_path / "v.parquet")
+    table = pq.read_table(tmp_path / "v.parquet")
+    told = {**table.schema.metadata, b"peterrec.vocabulary.prefixes": b"[3]"}
+    pq.write_table(table.replace_schema_metadata(told), tmp_path / "v.parquet")
+    with pytest.raises(RefusedError, match="extended from is not readable"):
+        Vocabulary.load(tmp_path / "v.parquet")

@@ -16,6 +16,8 @@ UNCHOSEN = {
     "pad_token_id": "fixed",
     "layer_norm_eps": "fixed",
     "initializer_range": "fixed",
+    "ancestors": "pretrain --from writes them",
+    "preserved": "pretrain --from writes them",
     "num_properties": "prepared logs have no properties of events",
     "property_size": "prepared logs have no properties of events",
 }
@@ -68,7 +70,7 @@ def test_what_is_chosen_arrives():
     )
     assert (config.heads, config.num_blocks, config.activation) == (4, 3, "relu")
     assert list(config.readout_layers) == [0, -1]
-    assert not settings(causal=False).config(vocab_size=53, fingerprint="").causal
+    assert not settings(kind="nextitnet", causal=False).config(vocab_size=53, fingerprint="").causal
     assert settings(kind="grec", decoder_dilations=[1, 2]).config(vocab_size=53, fingerprint="").decoder_dilations == (
         1,
         2,
@@ -78,7 +80,7 @@ def test_what_is_chosen_arrives():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"heads": 2}, "heads = 2: the encoder nextitnet has no such setting.*kind = sasrec"),
+        ({"kind": "nextitnet", "heads": 2}, "heads = 2: the encoder nextitnet has no such setting.*kind = sasrec"),
         ({"kind": "dupn", "dilations": [1, 2]}, "dilations.*encoder dupn has no such setting.*kind = nextitnet"),
         ({"kind": "sasrec", "causal": True}, "causal = True: the encoder sasrec"),
         ({"kind": "grec", "num_blocks": 2}, "num_blocks.*kind = sasrec or dupn"),
@@ -97,7 +99,7 @@ def test_what_a_kind_does_not_have_is_refused_by_name(changes, message):
     [
         ({"kind": "sasrec", "heads": 7}, "heads must divide hidden_size"),
         ({"readout_layers": [9]}, "readout_layers must name different layers"),
-        ({"causal": False, "kernel_size": 2}, "odd kernel_size"),
+        ({"kind": "nextitnet", "causal": False, "kernel_size": 2}, "odd kernel_size"),
         ({"readout_item_weights": True}, "readout_item_weights"),
     ],
 )

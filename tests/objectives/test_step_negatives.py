@@ -67,3 +67,31 @@ def test_windows_are_dealt_out_to_sets_of_their_own(prepared):
     assert np.bincount(found.of_window).tolist() == [4, 3, 3]
     drawing = StepNegatives(train, objective=ObjectiveSettings(negatives=20, negative_sets=99), rows=rows)
     assert len(drawing.draw(np.random.default_rng(0), **windows).sets) == 10, "no set without a window"
+
+
+def test_log_uniform_goes_by_frequency_whatever_the_rows_are(prepared):
+    train, rows = prepared.sequences("train"), len(prepared.vocabulary)
+
+    class Turned:
+        """The same histories, the row of an item counted from the other end: as if it had been appended."""
+
+        lengths = train.lengths
+
+        def __len__(self):
+            return len(train)
+
+        def gather(self, *args):
+            flat, lengths = train.gather(*args)
+            return rows + 2 - flat, lengths
+
+    objective = ObjectiveSettings(sampler="log_uniform", negatives=10)
+    probabilities = [
+        StepNegatives(histories, objective=objective, rows=rows).sampler._probabilities  # type: ignore[arg-type]
+        for histories in (train, Turned())
+    ]
+    counts = item_counts(train, rows=rows)
+    order = np.argsort(-probabilities[0])
+    assert np.all(np.diff(counts[order]) <= 0)
+    order = np.argsort(-probabilities[1])
+    assert np.all(np.diff(counts[::-1][order]) <= 0)
+    assert probabilities[1].argmax() > rows // 2

@@ -23,6 +23,7 @@ from peterrec.training.state import TrainingState, pack, unpack
 
 SETTINGS = [
     "encoder.hidden_size=16",
+    "encoder.kind=nextitnet",
     "encoder.dilations=[1,2]",
     "encoder.max_length=50",
     "encoder.dropout=0",

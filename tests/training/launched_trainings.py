@@ -21,6 +21,7 @@ from peterrec.training.tracking import Tracker
 
 PRETRAINING = [
     "encoder.hidden_size=16",
+    "encoder.kind=nextitnet",
     "encoder.dilations=[1,2]",
     "encoder.max_length=50",
     "encoder.dropout=0",

@@ -1,6 +1,7 @@
 """Adapters with fit = "convex": end to end on a pooled encoder, and where they do not fit."""
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -93,15 +94,32 @@ def test_bags_are_what_the_readout_reads(prepared_folder, pooled_folder):
     assert (np.diff(scales[3:]) >= -1e-12).all(), "rows of items are by falling count"
 
 
-@pytest.mark.parametrize("fit", ["gradient", "newton"])
-def test_where_it_does_not_fit(recipe, fit):
-    settings = task(recipe)
-    settings = settings.model_copy(update={"head": settings.head.model_copy(update={"fit": fit})})
+def test_it_reads_the_embeddings_of_encoders_with_blocks_too(encoder_folder, tmp_path):
+    found = finetune.run(
+        "gender",
+        encoder=encoder_folder,
+        output=tmp_path / "task",
+        adapter_name="items_convex",
+        overrides=["device=cpu"],
+        progress="silent",
+    )
+    model = load_task(tmp_path / "task").model
+    assert (model.reader.kind, model.reader.layers) == ("sqrtn", (0,))
+    (start,) = found["curves"]
+    assert {"head_C", "item_share"} <= start.keys()
+
+
+def test_where_it_does_not_fit(recipe):
+    own = adapter("items_convex")
     deep = NextItNet(NextItNetConfig(vocab_size=40, hidden_size=8, dilations=(1, 2)))
-    model = build(deep, adapter=adapter("items_convex"), task=settings, num_classes=2)
-    wanted = "head.fit = 'newton'" if fit == "gradient" else "sums of item embeddings"
-    with pytest.raises(SettingsError, match=wanted):
-        check_convex(model)
+    for update in ({"layers": (-1,)}, {"readout": "last"}):
+        model = build(deepcopy(deep), adapter=own.model_copy(update=update), task=task(recipe), num_classes=2)
+        with pytest.raises(SettingsError, match="sums of item embeddings"):
+            check_convex(model)
+    hidden = task(recipe)
+    hidden = hidden.model_copy(update={"head": hidden.head.model_copy(update={"hidden": (4,), "fit": "gradient"})})
+    with pytest.raises(SettingsError, match=r"linear head.*head\.hidden = \[4\]"):
+        build(deep, adapter=own, task=hidden, num_classes=2)
 
 
 def test_a_rank_below_the_classes_is_refused(recipe):

@@ -95,8 +95,8 @@ def test_steps_and_checkpoints_are_those_of_whole_tables(told, case) -> None:
         assert len(whole) == 2 * work.STEPS
         np.testing.assert_allclose(sharded, whole, rtol=1e-5)  # the second half from the other's checkpoint
         np.testing.assert_allclose(back, whole, rtol=1e-5)
-        assert found["difference"] < 1e-5
-        assert max(found["gone on"]) < 1e-5
+        assert found["difference"] < 5e-5
+        assert max(found["gone on"]) < 5e-5
         assert found["moved"] > 1e-3
         assert any(name.startswith("best/embed") for name in found["tensors"])
 

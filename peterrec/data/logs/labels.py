@@ -1,8 +1,8 @@
-"""The users table: one row a user with what is known of them, checked like a log."""
+"""The users table (or that of items): one row each with what is known of them, checked like a log."""
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
@@ -25,12 +25,14 @@ def read_labels(
     *,
     user: str = "user",
     known_users: pa.Array | pa.ChunkedArray | None = None,
+    noun: Literal["user", "item"] = "user",
 ) -> tuple[pa.Table, CheckReport]:
     """The users table of a file (any format that a log may have) or of Arrow, and what is wrong with it.
 
     The table has the ids as text in the column `user` and all other columns as they are; in delimited text,
     columns of plain numbers become numbers and empty fields nulls. Rows without a user, and all but the first
-    of a user's rows, are bad rows and left out. `known_users` are those of the log.
+    of a user's rows, are bad rows and left out. `known_users` are those of the log. `noun` is what the messages call
+    the subject of a row; the table's column is `user` all the same.
 
     Raises ResourceError if memory or disk gives out.
     """
@@ -44,14 +46,14 @@ def read_labels(
         files = find_files(path, findings)
         names, plans = [f.name for f in files], [plan_file(f, columns, findings) for f in files]
         if len(files) > 1:
-            fix = "a users table is one file; join its parts first"
+            fix = f"a table of {noun}s is one file; join its parts first"
             findings.add("several_files", "fatal", fix, offenders=[Offender(name) for name in names])
     table, rows, bad = pa.table({"user": pa.array([], pa.string())}), 0, 0
     part = plans[0] if len(plans) == 1 else None
     if part is not None and not _clashes(part, user, findings):
         with temporary_database("2GB", None, None) as con:
             try:
-                users = _Users.read(con, part, user, findings)
+                users = _Users.read(con, part, user, noun, findings)
                 if users is not None:
                     bad = users.check(known_users) + users.parts.rejected
                     rows = users.parts.rows + users.parts.rejected
@@ -82,11 +84,12 @@ class _Users:
     con: "DuckDBPyConnection"
     parts: Parts
     column: str
+    noun: str
     names: list[str]
     findings: Findings
 
     @classmethod
-    def read(cls, con: "DuckDBPyConnection", part: Part, user: str, findings: Findings) -> "_Users | None":
+    def read(cls, con: "DuckDBPyConnection", part: Part, user: str, noun: str, findings: Findings) -> "_Users | None":
         """Reads the rows; None, with a fatal problem, if that fails."""
         names = [name for name in part.names if name != user]
         if part.text is None:
@@ -111,7 +114,7 @@ class _Users:
         parts.add(con, part, findings, statement=f"CREATE TABLE labels AS SELECT {select} FROM {relation}")
         if not parts.read:
             return None
-        users = cls(con, parts, user, names, findings)
+        users = cls(con, parts, user, noun, names, findings)
         if part.text is not None:
             users._settle_types(of_json=part.text.separator is None)
         return users
@@ -147,7 +150,7 @@ class _Users:
         """Reports what is wrong and keeps the sound rows in `sound_labels`; returns how many are not."""
         blank = f"(user IS NULL OR regexp_full_match(user, {BLANK}))"
         self._report("not_json", "flaw", "NULL", "not one JSON object; mend or remove the line", column=None)
-        empty = "the user is missing; fill it (as text or a whole number) or remove the row"
+        empty = f"the {self.noun} is missing; fill it (as text or a whole number) or remove the row"
         self._report("empty_id", f"{blank} AND NOT flaw", "user", empty, column=self.column)
         values = ", ".join(["0", *(f"c{number}" for number in range(len(self.names)))])
         self.con.execute(f"""CREATE TEMP TABLE twice AS SELECT user, list(rowid ORDER BY rowid) AS rows,
@@ -157,7 +160,7 @@ class _Users:
             (True, "different values; keep the right one"),
             (False, "equal values; keep one"),
         ):
-            self._report_twice(conflict=conflict, fix=f"the user has several rows with {what}")
+            self._report_twice(conflict=conflict, fix=f"the {self.noun} has several rows with {what}")
         self.con.execute(f"""CREATE TABLE sound_labels AS SELECT * FROM labels WHERE NOT {blank}
             AND rowid NOT IN (SELECT unnest(rows[2:]) FROM twice) ORDER BY rowid""")
         sound = self._all("SELECT count(*) FROM sound_labels")[0][0]
