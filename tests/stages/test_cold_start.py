@@ -1,18 +1,20 @@
 """A cold start as a whole: the run's folder, its evaluation, what is refused, and the source part of one log."""
 
+import gzip
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from peterrec.data.cross_domain import OneLog
 from peterrec.data.item_rule import ItemRule
 from peterrec.data.logs.interactions import LogColumns
 from peterrec.data.prepared import open_prepared
 from peterrec.data.source_part import WithoutItems
-from peterrec.errors import SettingsError
+from peterrec.errors import RefusedError, SettingsError
 from peterrec.ranking_run import load_ranking
-from peterrec.stages import evaluate, finetune_ranking, predict, prepare, world
+from peterrec.stages import compare_ranking, evaluate, finetune_ranking, predict, prepare, pretrain, world
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +80,80 @@ def test_the_source_part_of_a_log_holds_nothing_of_the_target(tmp_path, before):
         for row, user in enumerate(histories.users.array.to_pylist())
     }
     assert found == {"u": ["a"] if before else ["a", "b"], "v": ["a", "b", "a"]}
+
+
+def test_a_comparison_has_every_contestant_and_baseline_on_the_same_users(encoder_folder, world_log, tmp_path):
+    logs = world.TwoLogs(world.log_files(world_log), world_log / "target.csv", world.COLUMNS, world.COLUMNS)
+    found = compare_ranking.run(
+        "cold_start",
+        encoder=encoder_folder,
+        output=tmp_path / "compare",
+        logs=logs,
+        adapters=["serial", "none"],
+        controls=["random"],
+        learning_rates=None,
+        seeds=[0],
+        overrides=["epochs=1", "device=cpu"],
+        progress="silent",
+    )
+    names = [result["name"] for result in found["results"]]
+    assert names[:3] == ["serial", "none", "random+serial"]
+    assert {"popularity", "item_knn", "user_knn", "ridge", "item_knn_recent", "ridge_recent"} <= set(names)
+    assert {gain["over"] for gain in found["gains"] if gain["of"] == "serial"} == set(names) - {"serial"}
+    assert (tmp_path / "compare" / "report.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def one_log(world_log, small_settings, tmp_path_factory):
+    """The world's two logs as one, a table that says which items are the target's, encoders of the part and of all."""
+    folder = tmp_path_factory.mktemp("one")
+    rows = []
+    for file in (world_log / "log-0.csv", world_log / "log-1.csv.gz", world_log / "target.csv"):
+        with (gzip.open if file.suffix == ".gz" else open)(file, "rt") as lines:
+            rows += [line for number, line in enumerate(lines) if number]
+    (folder / "log.csv").write_text("user,item,time\n" + "".join(rows))
+    ids = sorted({row.split(",")[1] for row in rows})
+    kinds = ["shop|sale" if item.startswith("t") else "film" for item in ids]
+    pq.write_table(pa.table({"item": ids, "kind": kinds}), folder / "items.parquet")
+    rule = ItemRule("kind", "shop")
+    for name, without in (("source", WithoutItems(rule, before_target=True)), ("all", None)):
+        prepare.run(
+            folder / "log.csv",
+            output=folder / name,
+            columns=LogColumns(time="time"),
+            items=folder / "items.parquet",
+            without=without,
+            split="leave_one_out",
+        )
+        pretrain.run(folder / name, output=folder / f"{name}-encoder", settings=small_settings, progress="silent")
+    return folder, OneLog(folder / "log.csv", LogColumns(time="time"), pq.read_table(folder / "items.parquet"), rule)
+
+
+def test_one_log_is_divided_by_its_items(one_log, tmp_path):
+    folder, logs = one_log
+    found = finetune_ranking.run(
+        "cold_start",
+        encoder=folder / "source-encoder",
+        output=tmp_path / "cold",
+        logs=logs,
+        seeds=[0],
+        overrides=["epochs=1", "device=cpu"],
+        progress="silent",
+    )
+    assert found["results"][0]["metrics"]["ndcg@10"]["value"] > 0
+    assert all(item.startswith("t") for item in load_ranking(tmp_path / "cold").target_vocabulary.items.to_pylist())
+
+
+def test_an_encoder_that_has_seen_the_target_events_is_refused(one_log, tmp_path):
+    folder, logs = one_log
+    with pytest.raises(RefusedError, match="without-items"):
+        finetune_ranking.run(
+            "cold_start",
+            encoder=folder / "all-encoder",
+            output=tmp_path / "cold",
+            logs=logs,
+            seeds=[0],
+            overrides=["epochs=1", "device=cpu"],
+            progress="silent",
+        )
+    assert not (tmp_path / "cold" / "run.json").exists()
