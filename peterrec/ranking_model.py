@@ -49,6 +49,13 @@ class RankingModel(TaskModel):
         pooled = self.pooled_users(input_ids, places=places, positions=positions)
         return self.head.query(self.vectors_of_pooled(pooled))
 
+    def states(self, input_ids: Tensor) -> Tensor:
+        """Item rows `(B, L)` to the top layer's states `(B, L, D)`."""
+        valid = valid_positions(input_ids)
+        history = self.head.history
+        encoder = self.encoder if history is None else MixedEncoder(self.encoder, self.base_encoder, history)
+        return encoder(input_ids=input_ids, attention_mask=valid).last_hidden_state
+
     def pooled_users(
         self,
         input_ids: Tensor,

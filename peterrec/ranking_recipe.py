@@ -64,6 +64,11 @@ class RankingTask(Settings):
         default=1, ge=1, description="source events that a user must have before the predicted one"
     )
     positives: int = Field(default=8, ge=1, description="target events of a user to train on in an epoch, at most")
+    windows: bool | None = Field(
+        default=None,
+        description="train on all target events of a window of a user's history from one pass over it; by default "
+        "where the encoder is causal and read at the last position",
+    )
     loss: Loss = Field(default="softmax", description="softmax: over the whole catalogue; the others sample negatives")
     negatives: int | None = Field(
         default=None,

@@ -197,8 +197,8 @@ def test_what_is_computed_once_changes_nothing(pairs, adapter):
         program = make_program(pairs, task_of(), adapter=adapter, settings=settings, note=notes.append)
         result = run(program)
         states.append((program.model.state_dict(), result.best_metric))
-        assert program.keeps_vectors == (cache_mb > 0 and adapter == "none")
-        assert program.keeps_states == (cache_mb > 0 and adapter == "last_1")
+        assert program.reads.keeps_vectors == (cache_mb > 0 and adapter == "none")
+        assert program.reads.keeps_states == (cache_mb > 0 and adapter == "last_1")
     assert "computed once" in notes[0]
     assert "cache_mb = 0" in notes[1]
     for name, tensor in states[0][0].items():
@@ -291,8 +291,8 @@ def test_a_history_ends_before_its_target(pairs, monkeypatch):
     """What comes later, in whichever log, changes neither losses nor figures; what came before does."""
     for history in ("source", "mixed"):
         program = make_program(pairs, task_of(history=history))
-        shown, events = program.targets.histories, program.targets.events
-        rows = program.targets.history_of(events)
+        shown, events = program.reads.targets.histories, program.reads.targets.events
+        rows = program.reads.targets.history_of(events)
         stops = pairs.before[events] if history == "source" else pairs.place[events]
         whole = pairs.sources if history == "source" else pairs.mixed
         for row, event, stop in zip(rows, events, stops, strict=True):
@@ -304,8 +304,8 @@ def test_a_history_ends_before_its_target(pairs, monkeypatch):
 
 def test_few_positives_an_epoch_need_few_histories(pairs):
     program = make_program(pairs, task_of(positives=1), settings=settings_of(epochs=2))
-    drawn = [program.targets.draw(epoch) for epoch in (1, 2)]
-    assert sorted({*drawn[0], *drawn[1]}) == program.targets.events.tolist()
+    drawn = [program.reads.targets.draw(epoch) for epoch in (1, 2)]
+    assert sorted({*drawn[0], *drawn[1]}) == program.reads.targets.events.tolist()
     for events in drawn:
         assert np.all(np.unique(pairs.owner[events], return_counts=True)[1] == 1)
     assert not np.array_equal(*drawn)
