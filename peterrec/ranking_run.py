@@ -124,7 +124,7 @@ def add_items(loaded: LoadedRanking, items: pa.Table) -> tuple[LoadedRanking, in
     if not columns:
         raise SettingsError(
             f"the model of task {loaded.facts.task.name} scores items by themselves alone, so it knows nothing of new "
-            "ones: fine-tune again with item_features set in the task, or without the new items."
+            "ones: leave --items out, or fine-tune again with item_features set in the task."
         )
     ids = items["item"].cast(pa.string()).unique()
     ids = ids.filter(pa.array(catalogue.rows(ids) < 0))

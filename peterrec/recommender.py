@@ -1,7 +1,7 @@
 """Recommenders: who scores a catalogue for histories, by what was learned, or, without a history, by popularity."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peterrec.data.item_rule import ItemRule
 from peterrec.data.sequences import Sequences
 from peterrec.data.vocabulary import FIRST_ITEM, PAD, Vocabulary
 from peterrec.encoders.loading import open_encoder
@@ -21,7 +22,7 @@ from peterrec.inference import encode, next_item_states
 from peterrec.metrics.ranking import Histories
 from peterrec.objectives.settings import POSITION_LEVEL
 from peterrec.ranking_model import RankingModel
-from peterrec.ranking_run import load_ranking
+from peterrec.ranking_run import RankingFacts, add_items, load_ranking
 from peterrec.run_folder import read_run
 from peterrec.top_k import top_items
 
@@ -54,6 +55,7 @@ class Recommender:
     `vectors` makes `(n, D)` of so many histories; their products with `table` `(W, D)`, plus `bias` `(W,)` if there
     is one, are the scores. The counts of the catalogue are the popularity order. `one_log`: the items of both
     vocabularies stand in one log. `mixed`: histories may hold items of both, as `open_mixed_histories` has them.
+    `new_items` of the catalogue are scored by their attributes alone; `left_out` had none that tells anything.
     """
 
     known: Vocabulary
@@ -63,6 +65,8 @@ class Recommender:
     bias: Tensor | None = None
     one_log: bool = False
     mixed: bool = False
+    new_items: int = 0
+    left_out: int = 0
 
     @property
     def next_items(self) -> bool:
@@ -155,24 +159,39 @@ def _without(vocabulary: Vocabulary, others: Vocabulary) -> Vocabulary:
     return Vocabulary(items, vocabulary.counts)
 
 
-def load_recommender(folder: Path, *, encoder: Path | None = None, device: torch.device | str = "cpu") -> Recommender:
+def load_recommender(
+    folder: Path,
+    *,
+    encoder: Path | None = None,
+    items: pa.Table | None = None,
+    device: torch.device | str = "cpu",
+) -> Recommender:
     """The recommender of an encoder of `peterrec pretrain` (next items, by its own table), or of a cold-start run.
 
-    `encoder` is for runs that name one, where it is no longer at its place. Raises SettingsError where there is no
-    such run, or one that recommends nothing, RefusedError for a damaged one.
+    `encoder` is for runs that name one, where it is no longer at its place. `items`, a table with ids in `item`, may
+    hold new items of the target domain, which a cold-start run with `item_features` scores by their attributes. Raises
+    SettingsError where there is no such run, or one that recommends nothing or knows no attributes, RefusedError for a
+    damaged one, DataError for a table that lacks a column.
     """
     folder = Path(folder)
     run = read_run(folder)
     if run.get("stage") == "pretrain":
         if encoder is not None:
             raise SettingsError(f"{folder} is an encoder itself: leave --encoder out.")
+        if items is not None:
+            raise SettingsError(
+                f"--items is for cold-start runs with item_features; {folder} is an encoder: leave it out."
+            )
         return _next_items(folder, run, device=torch.device(device))
     if run.get("stage") == "finetune":
         model = run.get("model")
         task = model.get("task") if isinstance(model, dict) else None
         if isinstance(task, dict) and task.get("kind") == "ranking":
             loaded = load_ranking(folder, encoder=encoder)
-            return ranking_recommender(
+            before, left_out = loaded.target_vocabulary.num_items, 0
+            if items is not None:
+                loaded, left_out = add_items(loaded, _of_target(items, loaded.facts))
+            recommender = ranking_recommender(
                 loaded.model,
                 known=loaded.source_vocabulary,
                 catalogue=loaded.target_vocabulary,
@@ -180,6 +199,7 @@ def load_recommender(folder: Path, *, encoder: Path | None = None, device: torch
                 device=torch.device(device),
                 one_log=loaded.facts.one_log,
             )
+            return replace(recommender, new_items=loaded.target_vocabulary.num_items - before, left_out=left_out)
         raise SettingsError(
             f"{folder} is a task with classes, which recommends nothing: `peterrec predict --model {folder}` gives its "
             "classes; --model wants a run of `peterrec pretrain`, or one of a task that ranks items."
@@ -187,6 +207,12 @@ def load_recommender(folder: Path, *, encoder: Path | None = None, device: torch
     raise SettingsError(
         f"{folder} is the output of `peterrec {run.get('stage')}`; --model wants one of pretrain or finetune."
     )
+
+
+def _of_target(items: pa.Table, facts: RankingFacts) -> pa.Table:
+    """Those of the target domain, which a rule tells where there was one log."""
+    rule = facts.task.target_items
+    return items if rule is None else ItemRule(rule.column, rule.value).matches(items, or_all=True)
 
 
 def _next_items(folder: Path, run: dict[str, Any], *, device: torch.device) -> Recommender:

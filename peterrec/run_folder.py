@@ -158,8 +158,8 @@ def output_folder(
     anything leaves no folder behind if there was none.
 
     Raises `BusyError` if another process writes there, `SettingsError` if the folder holds a finished run or
-    one interrupted under other settings (and not `overwrite`) or something that is no run at all, and
-    `ResourceError` if the disk is full or may not be written.
+    one interrupted under other settings (and not `overwrite`), one of another stage, or something that is no run at
+    all, and `ResourceError` if the disk is full or may not be written.
     """
     path = Path(path)
     settings = None if resume is None else json.loads(json.dumps(resume))
@@ -258,6 +258,7 @@ def _may_write(
         _remove_leftovers(path)  # of a run that was killed right after it finished
         if not overwrite:
             raise SettingsError(f"{path}: holds a finished run; add --overwrite or choose another folder.")
+        _refuse_another_stage(path, stage)
         return False
     if settings is None or not (path / _UNFINISHED).exists():
         return False
@@ -271,6 +272,19 @@ def _may_write(
             f"{how_to_go_on(changes)}, add --overwrite to start afresh, or choose another folder."
         )
     return not changes
+
+
+def _refuse_another_stage(path: Path, stage: str) -> None:
+    """Before a run is overwritten: an encoder is not, by a fine-tuning that only names it as its output by mistake."""
+    try:
+        run = json.loads((path / _RUN).read_text(encoding="utf-8"))
+    except ValueError:  # damaged: nobody can use it
+        return
+    if isinstance(run, dict) and run.get("stage") not in (None, stage):
+        raise SettingsError(
+            f"{path}: holds the output of `peterrec {run['stage']}`, which --overwrite does not replace by one of "
+            f"`peterrec {stage}`; choose another folder, or remove this one."
+        )
 
 
 def _write_json(path: Path, value: object) -> None:

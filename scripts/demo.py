@@ -51,7 +51,8 @@ def main() -> None:
     step(f"finetune --task gender --adapter serial --encoder {encoder} --labels {LABELS} --output {FOLDER}/gender")
     say("5. … and beside everything that a user might do instead:")
     step(
-        f"compare --task gender --encoder {encoder} --labels {LABELS} --learning-rates recipe --output {FOLDER}/compare"
+        f"compare --task gender --encoder {encoder} --labels {LABELS} --adapters serial,none,full "
+        f"--learning-rates recipe --output {FOLDER}/compare"
     )
     say("6. The negative control: the same behaviour, attributes that have nothing to do with it. Nothing is gained:")
     other = " ".join(str(path) for path in write_world(FOLDER / "raw-control", settings=unrelated))

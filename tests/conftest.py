@@ -77,6 +77,7 @@ def task_folder(encoder_folder) -> Path:
         "gender",
         encoder=encoder_folder,
         output=output,
+        adapter_name="serial",
         seeds=[0, 1],
         overrides=["epochs=2", "device=cpu"],
         progress="silent",

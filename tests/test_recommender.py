@@ -10,6 +10,7 @@ import torch
 
 from peterrec.adaptation import build_ranking
 from peterrec.catalogue import AdapterRecipe, RankingTask
+from peterrec.data.item_features import item_features
 from peterrec.data.logs.interactions import LogColumns
 from peterrec.data.new_histories import open_histories
 from peterrec.data.sequences import Sequences, SequenceWriter
@@ -20,6 +21,7 @@ from peterrec.errors import DivergedError, SettingsError
 from peterrec.heads.mixed_input import MixedInput
 from peterrec.heads.ranking import RankingHead
 from peterrec.ranking_model import RankingModel
+from peterrec.ranking_recipe import TargetItems
 from peterrec.ranking_run import RankingFacts, save_ranking
 from peterrec.recommender import Recommender, load_recommender, ranking_recommender
 
@@ -183,3 +185,38 @@ def test_loading_the_recommender_of_a_cold_start_run(encoder_folder, tmp_path):
         scores = model.eval().head(model.user_vectors(torch.tensor([[3, 9, 4]])))[0]
     assert found.items[0].tolist() == scores.topk(3).indices.tolist()
     assert (recommender.one_log, recommender.mixed) == (False, False)
+
+
+@pytest.mark.parametrize("genres", [["new", "x|new"], ["new", "x"]])
+def test_of_one_log_new_items_are_those_that_its_rule_takes(encoder_folder, tmp_path, genres):
+    encoder, known = open_encoder(encoder_folder)
+    catalogue = Vocabulary.build(["t0", "t1"], counts=[4, 2])
+    rule = {"column": "genre", "value": "new"}
+    task = RankingTask(
+        name="cold", kind="ranking", readout="mean", target_items=TargetItems(**rule), item_features=("genre",)
+    )
+    adapter = AdapterRecipe(name="none", tuner="none")
+    table = pa.table({"item": ["t0", "t1"], "genre": ["new", "new|x"]})
+    features = item_features(table, vocabulary=catalogue, columns=["genre"])
+    model = build_ranking(
+        encoder, adapter=adapter, task=task, rows=5, counts=np.array([0, 0, 0, 4, 2]), features=features
+    )
+    facts = RankingFacts(
+        task=task,
+        adapter=adapter,
+        encoder_revision=encoder_revision(encoder_folder),
+        vocabulary_fingerprint=known.fingerprint,
+        target_fingerprint=catalogue.fingerprint,
+        feature_width=features.width,
+    )
+    (tmp_path / "run").mkdir()
+    save_ranking(model, folder=tmp_path / "run", facts=facts, target_vocabulary=catalogue, features=features)
+    run = {"format_version": 1, "stage": "finetune", "model": facts.model_dump(mode="json"), "inputs": {}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run))
+    items = pa.table({"item": ["n0", "n1"], "genre": genres})
+    recommender = load_recommender(tmp_path / "run", encoder=encoder_folder, items=items)
+    taken = [item for item, genre in zip(["n0", "n1"], genres, strict=True) if "new" in genre]
+    assert recommender.catalogue.items.to_pylist() == ["t0", "t1", *taken]
+    assert (recommender.new_items, recommender.left_out, len(recommender.table)) == (len(taken), 0, 5 + len(taken))
+    with pytest.raises(SettingsError, match="is an encoder: leave it out"):
+        load_recommender(encoder_folder, items=items)

@@ -71,6 +71,23 @@ def test_a_finished_run_is_never_overwritten_unless_told(tmp_path: Path) -> None
     assert names(tmp_path / "run") == before
 
 
+def test_a_run_of_another_stage_is_never_overwritten(tmp_path: Path) -> None:
+    finished(tmp_path / "run")
+    before = names(tmp_path / "run")
+    with (
+        pytest.raises(
+            SettingsError, match="holds the output of `peterrec finetune`, which --overwrite does not replace"
+        ),
+        output_folder(tmp_path / "run", stage="compare", overwrite=True) as run,
+    ):
+        run.write_text("a.txt", "new")
+    assert (names(tmp_path / "run"), (tmp_path / "run" / "a.txt").read_text()) == (before, "old")
+    (tmp_path / "run" / "run.json").write_text("{")
+    with output_folder(tmp_path / "run", stage="compare", overwrite=True) as run:
+        run.write_text("a.txt", "new")
+    assert (tmp_path / "run" / "a.txt").read_text() == "new", "a damaged run is of use to nobody"
+
+
 def test_overwriting_removes_the_old_run_only_at_the_first_commit(tmp_path: Path) -> None:
     finished(tmp_path / "run")
     before = names(tmp_path / "run")

@@ -105,10 +105,10 @@ def open_domains(options: DomainOptions, task: "RankingTask") -> Iterator["Domai
     if options.target and options.target_items is not None:
         raise SettingsError("--target-items divides one log, and --target names a second one; give one of the two.")
     with ExitStack() as opened:
-        source = opened.enter_context(open_log_input(options.source, options.columns))
         if options.target:
-            changes = {name: value for name in ("user", "item", "time") if (value := getattr(options.of_target, name))}
-            target = opened.enter_context(open_log_input(options.target, replace(options.columns, **changes)))
+            of_source, of_target = of_both_logs(options.columns, options.of_target, target=options.target)
+            source = opened.enter_context(open_log_input(options.source, of_source, alone=False))
+            target = opened.enter_context(open_log_input(options.target, of_target, alone=False))
             items = target.items if options.items is None else options.items
             yield TwoLogs(source.log, target.log, source.columns, target.columns, items=items)
             return
@@ -117,8 +117,8 @@ def open_domains(options: DomainOptions, task: "RankingTask") -> Iterator["Domai
                 "There is one log: name that of the target domain with --target, or say which items of this one are "
                 "the target domain with --items TABLE --target-items COLUMN=VALUE."
             )
-        if options.of_target.user or options.of_target.item or options.of_target.time:
-            raise SettingsError("--target-user, --target-item and --target-time are about a log that --target names.")
+        refuse_columns_of_target(options.of_target)
+        source = opened.enter_context(open_log_input(options.source, options.columns))
         items = source.items if options.items is None else options.items
         if items is None:
             raise SettingsError(
@@ -126,6 +126,35 @@ def open_domains(options: DomainOptions, task: "RankingTask") -> Iterator["Domai
                 "--items."
             )
         yield OneLog(source.log, source.columns, items, rule)
+
+
+def of_both_logs(columns: LogOptions, of_target: LogOptions, *, target: list[str]) -> tuple[LogOptions, LogOptions]:
+    """The options of the source and of the target log, of which `columns` and `of_target` were given.
+
+    A column that was not named for the target is called as in the source, but a public format has columns of its own.
+    `--format` is of both logs. Raises SettingsError where it cannot be.
+    """
+    from peterrec.data import sources
+
+    changes = {name: value for name in ("user", "item", "time") if (value := getattr(of_target, name))}
+    if changes and columns.format not in (None, "huggingface"):
+        named = ", ".join(f"--target-{name}" for name in changes)
+        raise SettingsError(
+            f"--format {columns.format} is of both logs and has columns of its own, so {named} cannot be. Leave "
+            "--format out: each log is looked at by itself."
+        )
+    found = sources.detect(target[0]) if len(target) == 1 else None
+    if not changes and columns.format is None and found not in (None, "huggingface"):
+        return columns, LogOptions(users=columns.users, users_column=columns.users_column)
+    if columns.time is None and of_target.time is not None:  # then the unit is of the target's times
+        return replace(columns, time_unit="auto"), replace(columns, **changes)
+    return columns, replace(columns, **changes)
+
+
+def refuse_columns_of_target(of_target: LogOptions) -> None:
+    """Raises SettingsError for columns of a target log where there is none."""
+    if of_target.user or of_target.item or of_target.time:
+        raise SettingsError("--target-user, --target-item and --target-time are about a log that --target names.")
 
 
 def refuse_domains(options: DomainOptions, task: str) -> None:

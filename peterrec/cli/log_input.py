@@ -47,11 +47,12 @@ class LogInput:
 
 
 @contextmanager
-def open_log_input(log: list[str], options: LogOptions) -> Iterator[LogInput]:
+def open_log_input(log: list[str], options: LogOptions, *, alone: bool = True) -> Iterator[LogInput]:
     """Files as they are; a public format converted into a temporary folder that goes when the block ends.
 
-    Prints on standard error what a reader of a public format left out, and that rows count in file order where no
-    time was named. Raises SettingsError for options that do not fit, and what the readers raise.
+    Prints on standard error what a reader of a public format left out, and, of a log that stands `alone`, that rows
+    count in file order where no time was named. Raises SettingsError for options that do not fit, and what the readers
+    raise.
     """
     from peterrec.data import sources
     from peterrec.data.logs.interactions import LogColumns
@@ -62,7 +63,7 @@ def open_log_input(log: list[str], options: LogOptions) -> Iterator[LogInput]:
     reader = options.format or (sources.detect(log[0]) if len(log) == 1 else None)
     if reader is None:
         columns = columns or LogColumns(time=None)
-        if columns.time is None:
+        if columns.time is None and alone:
             _note_file_order(log, columns)
         yield LogInput(log, columns, options.users, options.column_of_users)
         return

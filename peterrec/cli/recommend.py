@@ -1,12 +1,14 @@
 """`peterrec recommend`: the best items for the users of a raw log, as a Parquet file or on the terminal."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from peterrec.cli import options
+from peterrec.cli.domain_input import of_both_logs, refuse_columns_of_target
 from peterrec.cli.log_input import LogOptions, open_log_input, world_log
 from peterrec.cli.options import ENCODER, BadRows, Device, TimeUnit, refuse_without_log
 from peterrec.cli.output import show_counts, show_table
@@ -63,6 +65,18 @@ def recommend(
             rich_help_panel=options.LOG_PANEL,
         ),
     ] = None,
+    target_user: options.TargetUserOfLog = None,
+    target_item: options.TargetItemOfLog = None,
+    target_time: options.TargetTimeOfLog = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(
+            "--items",
+            metavar="TABLE",
+            help="For cold-start runs with item_features: items with their attributes; new ones are recommended too.",
+            rich_help_panel=options.LOG_PANEL,
+        ),
+    ] = None,
     user: options.User = None,
     item: options.Item = None,
     time: options.Time = None,
@@ -87,6 +101,7 @@ def recommend(
     from peterrec.stages import recommend as stage
 
     given = LogOptions(user, item, time, time_unit, None, users_column, format)
+    of_target = LogOptions(target_user, target_item, target_time)
     if output is not None and show is not None:
         raise SettingsError("--show is for recommendations that are not written; leave it or --output out.")
     if output is None and overwrite:
@@ -98,8 +113,16 @@ def recommend(
     if model == ENCODER:
         encoder_folder(model)
     with ExitStack() as opened:
+        had = None
+        if target:
+            given, of_target = of_both_logs(given, of_target, target=target)
+            had = opened.enter_context(open_log_input(target, of_target, alone=False))
+        elif items is None or of_target.user or of_target.time:
+            refuse_columns_of_target(of_target)
         source = opened.enter_context(open_log_input(log, given))
-        had = opened.enter_context(open_log_input(target, given)) if target else None
+        target_columns = None if had is None else had.columns
+        if target_columns is None and target_item is not None:  # of --items, whose ids are those of the target domain
+            target_columns = replace(source.columns, item=target_item)
         counts = stage.run(
             source.log,
             model=model,
@@ -109,7 +132,8 @@ def recommend(
             users=users,
             users_column=given.column_of_users,
             target=None if had is None else had.log,
-            target_columns=None if had is None else had.columns,
+            target_columns=target_columns,
+            items=items,
             remove_seen=remove_seen,
             allow=allow,
             block=block,

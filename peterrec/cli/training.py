@@ -186,11 +186,12 @@ def compare(
     task: options.Task = "gender",
     encoder: options.Encoder = ENCODER,
     adapters: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Adapters, separated by commas; the first is compared with all others. all: every other one."
+            help="Adapters, separated by commas; the first is compared with all others. all: every other one. "
+            "[default: the task's,none,full]"
         ),
-    ] = "serial,none,full",
+    ] = None,
     controls: Annotated[
         str,
         typer.Option(
@@ -256,7 +257,7 @@ def compare(
                 output=output,
                 logs=logs,
                 log_words=domains.words(),
-                adapters=_names(adapters),
+                adapters=None if adapters is None else _names(adapters),
                 controls=_names(controls),
                 learning_rates=parse_rates(learning_rates),
                 seeds=None if seeds is None else range(seeds),
@@ -275,7 +276,7 @@ def compare(
         encoder=encoder_folder(encoder),
         output=output,
         data=None if data is None else prepared_folder(data),
-        adapters=_names(adapters),
+        adapters=None if adapters is None else _names(adapters),
         controls=_names(controls),
         learning_rates=parse_rates(learning_rates),
         seeds=None if seeds is None else range(seeds),

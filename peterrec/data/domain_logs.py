@@ -71,11 +71,15 @@ def write_events(
     """
     if isinstance(logs, OneLog):
         return _divide(logs, folder=folder, bad_rows=bad_rows, memory_limit=memory_limit)
-    for domain, columns in (("source", logs.source_columns), ("target", logs.target_columns)):
+    for domain, columns, option in (
+        ("source", logs.source_columns, "--time"),
+        ("target", logs.target_columns, "--time or --target-time"),
+    ):
         if columns.time is None:
             raise DataError(
                 f"the {domain} log has no time column named: places in the files of two logs do not tell which event "
-                "came first, so a history could hold what happened after the event to predict. Name it with --time."
+                "came first, so a history could hold what happened after the event to predict. Name it with "
+                f"{option}; a format without times (tenrec, peterrec_text) can be no domain of two."
             )
     items = None
     if logs.items is not None:

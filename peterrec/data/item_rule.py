@@ -22,10 +22,10 @@ class ItemRule:
     column: str
     value: str
 
-    def matches(self, items: pa.Table) -> pa.Table:
+    def matches(self, items: pa.Table, *, or_all: bool = False) -> pa.Table:
         """The rows of an items table that the rule takes.
 
-        Raises DataError where there is no such column, or where the rule takes no row or all of them.
+        Raises DataError where there is no such column, or where the rule takes no row or, unless `or_all`, all of them.
         """
         known = [name for name in items.column_names if name != "item"]
         if self.column not in known:
@@ -38,7 +38,7 @@ class ItemRule:
             counts = sorted(values.value_counts().to_pylist(), key=lambda entry: -entry["counts"])
             hint = did_you_mean(self.value, [entry["values"] for entry in counts[:_SHOWN]])
             raise DataError(f"{rule} takes no item of the items table. {hint}")
-        if len(taken) == items.num_rows:
+        if len(taken) == items.num_rows and not or_all:
             raise DataError(
                 f"{rule} takes all {items.num_rows:,} items of the items table, so none is left for the source "
                 "domain; choose a value that only some of them have."

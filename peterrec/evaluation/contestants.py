@@ -9,7 +9,7 @@ from peterrec.evaluation.baselines import NAMES
 from peterrec.transfer import Contestant
 
 ALL = "all"
-ADAPTERS = ("serial", "none", "full")
+BESIDE = ("none", "full")  # what stands beside a task's own adapter when none are named
 # What a user may ask: is it the pretraining (scratch), or just the architecture (random)?
 CONTROLS = {
     "scratch": "the same network trained from random weights",
@@ -19,8 +19,13 @@ RESERVED = (*NAMES, oracle.NAME)
 Field = list[tuple[Contestant, str]]  # contestants with their roles
 
 
-def named(adapters: Sequence[str]) -> list[str]:
-    """The adapters as named, with every other one of the catalogue in the place of `all`."""
+def named(adapters: Sequence[str] | None, *, own: str) -> list[str]:
+    """The adapters as named, with every other one of the catalogue in the place of `all`.
+
+    For None the task's `own` adapter, the head alone, and full fine-tuning.
+    """
+    if adapters is None:
+        return list(dict.fromkeys((own, *BESIDE)))
     others = [name for name in names("adapters") if name not in adapters]
     return [each for name in adapters for each in (others if name == ALL else [name])]
 

@@ -13,7 +13,7 @@ from peterrec.encoders.loading import encoder_revision
 from peterrec.evaluation import ceiling as oracle
 from peterrec.evaluation.arena import Arena, Plan, errors_of, open_arena, predictions, protocol, resolve, result_of
 from peterrec.evaluation.baselines import baselines
-from peterrec.evaluation.contestants import ADAPTERS, CONTROLS, RESERVED, Field, contestants, named
+from peterrec.evaluation.contestants import CONTROLS, RESERVED, Field, contestants, named
 from peterrec.evaluation.gains import gains_of, reference_of
 from peterrec.evaluation.search import RATES, Searched, check_rates, effort, notes, refuse_second_rate, search_all
 from peterrec.evaluation.tracked_results import track_results
@@ -33,7 +33,7 @@ def run(
     encoder: Path,
     output: Path,
     data: Path | None = None,
-    adapters: Sequence[str] = ADAPTERS,
+    adapters: Sequence[str] | None = None,
     controls: Sequence[str] = tuple(CONTROLS),
     learning_rates: Sequence[float] | None = RATES,
     seeds: Sequence[int] | None = None,
@@ -47,14 +47,15 @@ def run(
 
     Each contestant, controls too, tries all `learning_rates` on the first seed and takes the one that is best on
     validation users; None takes the recipes' own. Gains are those of the first adapter over everything else and of the
-    others over baselines and full fine-tuning, paired by test user. An interrupted run goes on with the same call, and
+    others over baselines and full fine-tuning, paired by test user. Without `adapters` the task's own, the head alone
+    and full fine-tuning take part. An interrupted run goes on with the same call, and
     ends the same but for times and memory. Returns what metrics.json holds.
 
     Raises SettingsError, DataError, RefusedError, ResourceError, DivergedError, BusyError.
     """
-    adapters = named(adapters)
-    field = contestants(adapters, controls)
     plan = resolve(task_name, encoder=encoder, data=data, seeds=seeds, labels=labels, overrides=overrides)
+    adapters = named(adapters, own=plan.task.adapter)
+    field = contestants(adapters, controls)
     if learning_rates is not None:
         check_rates(learning_rates)
         refuse_second_rate(plan.overrides)

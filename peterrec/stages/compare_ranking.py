@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from peterrec.catalogue import given
 from peterrec.data.domain_logs import BadRows, DomainLogs
 from peterrec.encoders.loading import encoder_revision
-from peterrec.evaluation.contestants import ADAPTERS, CONTROLS, Field, contestants, named
+from peterrec.evaluation.contestants import CONTROLS, Field, contestants, named
 from peterrec.evaluation.cross_baselines import NAMES
 from peterrec.evaluation.ranking_arena import RankingArena, RankingPlan, open_ranking_arena, pair_logs, resolve_ranking
 from peterrec.evaluation.ranking_results import entrant_of, ranked_places, ranking_metrics_file
@@ -35,7 +35,7 @@ def run(
     output: Path,
     logs: DomainLogs,
     log_words: Sequence[str] = ("--source", "LOG", "--target", "LOG"),
-    adapters: Sequence[str] = ADAPTERS,
+    adapters: Sequence[str] | None = None,
     controls: Sequence[str] = tuple(CONTROLS),
     learning_rates: Sequence[float] | None = RATES,
     seeds: Sequence[int] | None = None,
@@ -51,9 +51,9 @@ def run(
     `log_words` are the options that name the logs, for the command in the README. Returns what metrics.json holds.
     Raises SettingsError, DataError, RefusedError, ResourceError, DivergedError, BusyError.
     """
-    adapters = named(adapters)
-    field = contestants(adapters, controls, reserved=NAMES)
     plan = resolve_ranking(task_name, encoder=encoder, logs=logs, seeds=seeds, overrides=overrides)
+    adapters = named(adapters, own=plan.task.adapter)
+    field = contestants(adapters, controls, reserved=NAMES)
     if learning_rates is not None:
         check_rates(learning_rates)
         refuse_second_rate(plan.overrides)

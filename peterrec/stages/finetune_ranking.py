@@ -216,10 +216,17 @@ def _job(arena: RankingArena, recipe: AdapterRecipe, resolved: dict[str, Any]) -
 def _usage(path: Path, logs: DomainLogs, *, mixed: bool) -> list[str]:
     columns = logs.columns if isinstance(logs, OneLog) else logs.source_columns
     named = [("--user", columns.user), ("--item", columns.item), ("--time", columns.time)]
+    if mixed and not isinstance(logs, OneLog):
+        of_target = (logs.target_columns.user, logs.target_columns.item, logs.target_columns.time)
+        named.append(("--target", "TARGET_LOG"))
+        named += [
+            (option.replace("--", "--target-"), column)
+            for (option, same), column in zip(named[:3], of_target, strict=True)
+            if column != same
+        ]
     options = " ".join(f"{option} {shlex.quote(column)}" for option, column in named if column)
     model = shlex.quote(str(path))
-    had = "" if isinstance(logs, OneLog) or not mixed else " --target TARGET_LOG"
     return [
-        f"peterrec recommend LOG{had} {options} --model {model} --output recommended.parquet",
+        f"peterrec recommend LOG {options} --model {model} --output recommended.parquet",
         f"peterrec evaluate --model {model}",
     ]

@@ -2,25 +2,25 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from peterrec.data.domain_logs import TwoLogs
-from peterrec.data.item_list import known_rows, read_item_list
+from peterrec.data.item_rule import read_items
 from peterrec.data.logs.interactions import LogColumns, LogSource
 from peterrec.data.new_histories import NewHistories, open_histories
 from peterrec.data.new_mixed import joined_vocabulary, open_mixed_histories
 from peterrec.data.sequences import Sequences
-from peterrec.data.vocabulary import FIRST_ITEM, Vocabulary
-from peterrec.errors import DataError, SettingsError
+from peterrec.data.vocabulary import Vocabulary
+from peterrec.errors import SettingsError
 from peterrec.inference import choose_device
 from peterrec.recommender import Recommender, load_recommender
 from peterrec.run_folder import atomic_file
+from peterrec.stages.listed_items import read_listed
 from peterrec.stages.output_file import refuse_existing, wanted_users
 from peterrec.stages.recommended_rows import SCHEMA, RecommendedRows
 from peterrec.stages.user_progress import user_progress
@@ -37,6 +37,7 @@ def run(
     users_column: str = "user",
     target: LogSource | None = None,
     target_columns: LogColumns | None = None,
+    items: Path | pa.Table | None = None,
     remove_seen: bool | None = None,
     allow: Path | None = None,
     block: Path | None = None,
@@ -53,8 +54,9 @@ def run(
     whose scores are the items' counts in training. A user with fewer candidates has fewer rows. `users` is a table
     whose users are wanted, with or without events. `remove_seen` leaves out what a user has had: in the log, or, where
     another catalogue is recommended than histories are of, in the log `target` (by default the same one, if the model
-    was made from one log); None: as far as that is known. A model of mixed histories reads that log too. `allow` and
-    `block` are lists of items (`read_item_list`): nothing but these, none of those.
+    was made from one log); None: as far as that is known. A model of mixed histories reads that log too. `items` is a
+    table of items, of which a model that knows attributes scores the new ones too. `allow` and `block` are lists of
+    items (`read_item_list`): nothing but these, none of those.
 
     Returns counts. Without `output` nothing is written: the first `shown` users alone get items, which are returned as
     the table `recommendations`. Raises SettingsError, DataError, and what loading the model and the log raise.
@@ -63,12 +65,15 @@ def run(
         raise SettingsError(f"k is {k}: at least one item must be asked for.")
     if output is not None:
         refuse_existing(output, overwrite=overwrite)
-    recommender = load_recommender(model, encoder=encoder, device=choose_device(device))
     columns = columns or LogColumns()
+    listing = None
+    if items is not None:
+        listing = read_items(items, column=(target_columns or columns).item, bad_rows=bad_rows)
+    recommender = load_recommender(model, encoder=encoder, items=listing, device=choose_device(device))
     catalogue = recommender.catalogue
     target = _target_log(recommender, source, target, model=model, remove_seen=remove_seen)
     lists = {
-        option: _listed(path, option, catalogue, column=columns.item, memory_limit=memory_limit)
+        option: read_listed(path, option, catalogue, column=columns.item, memory_limit=memory_limit)
         for option, path in (("--allow", allow), ("--block", block))
         if path is not None
     }
@@ -122,6 +127,8 @@ def run(
             counts["unseen_events"] -= of_target
         elif had is not None:
             counts |= {"target_events": int(had.events.sum()), "unseen_target_events": had.unseen_events}
+        if items is not None:
+            counts |= {"new_items": recommender.new_items, "new_items_without_attributes": recommender.left_out}
         for option, listed in lists.items():
             name = option.removeprefix("--")
             counts |= {f"{name}ed_items": len(listed.rows), f"unknown_{name}ed_items": listed.unknown}
@@ -142,25 +149,6 @@ def run(
                 advance(len(rows))
         counts |= {"recommendations": written, "users_with_fewer_items": short, "output": str(output)}
         return counts
-
-
-@dataclass(frozen=True)
-class _List:
-    """Rows of the listed items that the catalogue holds, and how many others there are."""
-
-    rows: NDArray[np.int64]
-    unknown: int
-
-
-def _listed(path: Path, option: str, catalogue: Vocabulary, *, column: str, memory_limit: str) -> _List:
-    items = read_item_list(path, column=column, option=option, memory_limit=memory_limit)
-    listed = _List(*known_rows(items, catalogue))
-    if option == "--allow" and not len(listed.rows):
-        raise DataError(
-            f"{option} {path}: the model knows none of its {len(items):,} items. The first is {items[0].as_py()!r}; "
-            f"the model's are written like {catalogue.ids([FIRST_ITEM])[0]!r}: name items that it knows."
-        )
-    return listed
 
 
 def _target_log(

@@ -77,7 +77,8 @@ class Continuation:
             return training
         if training.shard_tables:
             raise SettingsError(
-                "training.shard_tables shares out tables that train as a whole; with --new-items-only leave it off."
+                "training.shard_tables shares out tables that train as a whole; with --new-items-only add "
+                "--set training.shard_tables=false."
             )
         return training.model_copy(update={"weight_decay": 0.0})
 

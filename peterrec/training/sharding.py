@@ -22,7 +22,7 @@ def shard_tables(encoder: UserEncoder, *, sampled: bool) -> None:
     if processes.count == 1:
         raise SettingsError(
             "shard_tables is on, but there is one process, so nothing to shard over: start with torchrun, e.g. "
-            "`torchrun --nproc-per-node 2 -m peterrec pretrain …`, or leave it off."
+            "`torchrun --nproc-per-node 2 -m peterrec pretrain …`, or set training.shard_tables=false."
         )
     if not sampled:
         raise SettingsError(
