@@ -163,15 +163,16 @@ def load_recommender(
     folder: Path,
     *,
     encoder: Path | None = None,
+    continued: bool = False,
     items: pa.Table | None = None,
     device: torch.device | str = "cpu",
 ) -> Recommender:
     """The recommender of an encoder of `peterrec pretrain` (next items, by its own table), or of a cold-start run.
 
-    `encoder` is for runs that name one, where it is no longer at its place. `items`, a table with ids in `item`, may
-    hold new items of the target domain, which a cold-start run with `item_features` scores by their attributes. Raises
-    SettingsError where there is no such run, or one that recommends nothing or knows no attributes, RefusedError for a
-    damaged one, DataError for a table that lacks a column.
+    `encoder` and `continued` are as for `load_ranking`. `items`, a table with ids in `item`, may hold new items of
+    the target domain, which a cold-start run with `item_features` scores by their attributes. Raises SettingsError
+    where there is no such run, or one that recommends nothing or knows no attributes, RefusedError for a damaged one,
+    DataError for a table that lacks a column.
     """
     folder = Path(folder)
     run = read_run(folder)
@@ -187,7 +188,7 @@ def load_recommender(
         model = run.get("model")
         task = model.get("task") if isinstance(model, dict) else None
         if isinstance(task, dict) and task.get("kind") == "ranking":
-            loaded = load_ranking(folder, encoder=encoder)
+            loaded = load_ranking(folder, encoder=encoder, continued=continued)
             before, left_out = loaded.target_vocabulary.num_items, 0
             if items is not None:
                 loaded, left_out = add_items(loaded, _of_target(items, loaded.facts))

@@ -10,6 +10,7 @@ from peterrec.settings import Settings
 Watched = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]  # the larger, the better
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+AUTO = "auto"  # the adapter by the kind of the encoder; `none` is an adapter's name
 
 
 class HeadRecipe(Settings):
@@ -77,7 +78,10 @@ class TaskRecipe(Settings):
     item_weights: bool | None = Field(default=None, description="learn a weight an item (readout attention)")
     train_readout: bool = Field(default=True, description="train what the readout learns, beside the head")
     adapter: str = Field(
-        default="serial", min_length=1, description="adapter when none is asked for: a name or a .toml"
+        default=AUTO,
+        min_length=1,
+        description="adapter when none is asked for: a name or a .toml; auto: serial, or items_convex on an encoder "
+        "without blocks",
     )
     class_weights: bool = Field(default=False, description="weight classes by their inverse frequency in the loss")
     head: HeadRecipe = HeadRecipe()

@@ -77,7 +77,6 @@ def task_folder(encoder_folder) -> Path:
         "gender",
         encoder=encoder_folder,
         output=output,
-        adapter_name="serial",
         seeds=[0, 1],
         overrides=["epochs=2", "device=cpu"],
         progress="silent",

@@ -8,6 +8,7 @@ import pytest
 from peterrec import cli
 from peterrec.cli.domain_input import DomainOptions, open_domains
 from peterrec.cli.log_input import LogOptions
+from peterrec.data.domain_logs import TwoLogs
 from peterrec.ranking_recipe import RankingTask
 from peterrec.stages.world import log_files
 
@@ -153,10 +154,23 @@ def test_a_target_of_a_public_format_has_columns_of_its_own(tmp_path, options):
     task = RankingTask(name="x", kind="ranking")
     ours, theirs = [str(tmp_path / "clicks.csv")], [str(tmp_path / "ml")]
     with open_domains(DomainOptions(ours, theirs, options, LogOptions()), task) as logs:
+        assert isinstance(logs, TwoLogs)
         assert (logs.source_columns.user, logs.source_columns.time) == ("who", "at")
         assert (logs.target_columns.user, logs.target_columns.item) == ("user", "item")
         assert logs.target_columns.time is not None
     of_clicks = LogOptions("who", "what", "at")
     with open_domains(DomainOptions(theirs, ours, LogOptions(time_unit="s"), of_clicks), task) as logs:
+        assert isinstance(logs, TwoLogs)
         assert (logs.source_columns.user, logs.target_columns.user) == ("user", "who")
         assert (logs.source_columns.time_unit, logs.target_columns.time_unit) == ("auto", "s")
+
+
+def test_an_encoder_that_went_on_is_taken_when_asked_for(run, cold, source, orders, prepared_folder, encoder_folder):
+    went_on = orders / "went_on"
+    given = ["--from", encoder_folder, "-o", went_on, "--set", "training.epochs=1", "--quiet"]
+    assert run("pretrain", prepared_folder, *given)[0] == 0
+    given = ["recommend", *source, *COLUMNS, "--model", cold, "--encoder", went_on, "-o", "next.parquet"]
+    code, _, err = run(*given)
+    assert (code, "say --continued" in err) == (7, True)
+    assert run(*given, "--continued")[0] == 0
+    assert pq.read_metadata("next.parquet").num_rows

@@ -75,9 +75,7 @@ def test_a_run_of_another_stage_is_never_overwritten(tmp_path: Path) -> None:
     finished(tmp_path / "run")
     before = names(tmp_path / "run")
     with (
-        pytest.raises(
-            SettingsError, match="holds the output of `peterrec finetune`, which --overwrite does not replace"
-        ),
+        pytest.raises(SettingsError, match="the output of `peterrec finetune`, which --overwrite does not replace"),
         output_folder(tmp_path / "run", stage="compare", overwrite=True) as run,
     ):
         run.write_text("a.txt", "new")

@@ -87,6 +87,7 @@ def recommend(
     bad_rows: options.Bad = BadRows.fail,
     memory_limit: options.Memory = "2GB",
     encoder: options.OtherEncoder = None,
+    continued: options.Continued = False,
     device: options.Where = Device.auto,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -107,7 +108,19 @@ def recommend(
     if output is None and overwrite:
         raise SettingsError("--overwrite is about --output FILE.parquet, which was not given.")
     if not log:
-        own = ("model", "k", "output", "show", "remove_seen", "allow", "block", "encoder", "device", "overwrite")
+        own = (
+            "model",
+            "k",
+            "output",
+            "show",
+            "remove_seen",
+            "allow",
+            "block",
+            "encoder",
+            "continued",
+            "device",
+            "overwrite",
+        )
         refuse_without_log(context, but=own)
         log, given = world_log()
     if model == ENCODER:
@@ -138,6 +151,7 @@ def recommend(
             allow=allow,
             block=block,
             encoder=encoder,
+            continued=continued,
             bad_rows=bad_rows.value,
             memory_limit=memory_limit,
             device=device.value,

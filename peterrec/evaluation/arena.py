@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from peterrec.catalogue import TaskRecipe, task
 from peterrec.data.attribute import Attribute, Split, read_attribute, split_users
 from peterrec.data.prepared import PreparedLog, open_prepared
-from peterrec.encoders.loading import open_encoder
+from peterrec.encoders.loading import open_encoder, read_config
 from peterrec.errors import RefusedError
 from peterrec.evaluation.costs import costs_of
 from peterrec.evaluation.training_plan import TrainingPlan, training_overrides
 from peterrec.metrics.classification import Classified
 from peterrec.metrics.intervals import ClassificationRows, metric_intervals
 from peterrec.run_folder import data_of, read_run
+from peterrec.task_recipe import AUTO
 from peterrec.transfer import Fitted
 
 MODEL = "model"
@@ -31,6 +32,16 @@ class Plan(TrainingPlan):
     task: TaskRecipe
     data: Path
     labels: int | None
+
+    @property
+    def adapter(self) -> str:
+        """The adapter when none is asked for: the task's, else one that fits the encoder.
+
+        What was best on an encoder by itself: patches in its blocks, or where it has none, item deviations.
+        """
+        if self.task.adapter != AUTO:
+            return self.task.adapter
+        return "serial" if read_config(self.encoder).depth else "items_convex"
 
 
 def resolve(

@@ -54,7 +54,7 @@ def run(
     Raises SettingsError, DataError, RefusedError, ResourceError, DivergedError, BusyError.
     """
     plan = resolve(task_name, encoder=encoder, data=data, seeds=seeds, labels=labels, overrides=overrides)
-    adapters = named(adapters, own=plan.task.adapter)
+    adapters = named(adapters, own=plan.adapter)
     field = contestants(adapters, controls)
     if learning_rates is not None:
         check_rates(learning_rates)

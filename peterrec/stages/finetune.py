@@ -65,7 +65,7 @@ def run(
         follow(facts)
         return {}
     plan = resolve(task_name, encoder=encoder, data=data, seeds=seeds, labels=labels, overrides=overrides)
-    recipe = adapter(plan.task.adapter if adapter_name is None else adapter_name)
+    recipe = adapter(plan.adapter if adapter_name is None else adapter_name)
     arena = open_arena(plan)
     resolved = {
         "task": dump(plan.task),

@@ -42,6 +42,7 @@ def run(
     allow: Path | None = None,
     block: Path | None = None,
     encoder: Path | None = None,
+    continued: bool = False,
     bad_rows: Literal["fail", "drop"] = "fail",
     memory_limit: str = "2GB",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
@@ -69,7 +70,9 @@ def run(
     listing = None
     if items is not None:
         listing = read_items(items, column=(target_columns or columns).item, bad_rows=bad_rows)
-    recommender = load_recommender(model, encoder=encoder, items=listing, device=choose_device(device))
+    recommender = load_recommender(
+        model, encoder=encoder, continued=continued, items=listing, device=choose_device(device)
+    )
     catalogue = recommender.catalogue
     target = _target_log(recommender, source, target, model=model, remove_seen=remove_seen)
     lists = {

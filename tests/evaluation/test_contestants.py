@@ -8,8 +8,13 @@ from peterrec.evaluation.contestants import contestants, named
 
 
 def test_all_stands_for_every_other_adapter():
-    assert named(["star", "all"]) == ["star", *(name for name in names("adapters") if name != "star")]
-    assert named(["none", "full"]) == ["none", "full"]
+    assert named(["star", "all"], own="lora") == ["star", *(name for name in names("adapters") if name != "star")]
+    assert named(["none", "full"], own="lora") == ["none", "full"]
+
+
+def test_a_task_names_its_own_adapter_first():
+    assert named(None, own="lora") == ["lora", "none", "full"]
+    assert named(None, own="none") == ["none", "full"]
 
 
 def test_the_random_control_takes_an_adapter_that_freezes():
