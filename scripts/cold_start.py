@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 ADAPTERS = "serial,parallel,lora,none,full"
-RATES = "2e-3,8e-3"
 SEEDS = 3
 FIGURES = ("hr@10", "ndcg@10", "mrr")
 USE = ("coverage@10", "long_tail@10")
@@ -28,7 +27,9 @@ def run(*arguments: str) -> str:
     return " ".join(["peterrec", *arguments])
 
 
-def compared(log: Path, items: Path, *, rule: str, time: str, output: Path, settings: list[str]) -> dict[str, Any]:
+def compared(
+    log: Path, items: Path, *, rule: str, time: str, output: Path, rates: str, settings: list[str]
+) -> dict[str, Any]:
     """metrics.json of the comparison in `output`, which is made unless it is there, and its command under `command`."""
     data, encoder, folder = (output / name for name in ("source", "encoder", "compare"))
     if not (data / "run.json").exists():
@@ -40,7 +41,7 @@ def compared(log: Path, items: Path, *, rule: str, time: str, output: Path, sett
         run("pretrain", str(data), "--output", str(encoder), *chosen)
     arguments = ["compare", "--task", "cold_start", "--source", str(log), "--items", str(items), "--target-items", rule]
     arguments += ["--time", time, "--bad-rows", "drop", "--encoder", str(encoder), "--adapters", ADAPTERS]
-    arguments += ["--learning-rates", RATES, "--seeds", str(SEEDS), "--output", str(folder)]
+    arguments += ["--learning-rates", rates, "--seeds", str(SEEDS), "--output", str(folder)]
     if not (folder / "metrics.json").exists():
         run(*arguments)
     found = json.loads((folder / "metrics.json").read_text())
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="folder of the runs and of the tables")
     parser.add_argument("--time", default="time", help="column of the time")
     parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of the pretraining")
+    parser.add_argument("--learning-rates", default="2e-3,8e-3", help="the search of each contestant, as in compare")
     arguments = parser.parse_args()
     found = compared(
         arguments.log,
@@ -86,6 +88,7 @@ def main() -> None:
         rule=arguments.rule,
         time=arguments.time,
         output=arguments.output,
+        rates=arguments.learning_rates,
         settings=arguments.settings,
     )
     kept = ("protocol", "command", "seeds", "results", "gains", "notes")
