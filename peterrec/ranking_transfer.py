@@ -10,13 +10,13 @@ from peterrec.data.attribute import Split
 from peterrec.data.cross_domain import PairedLogs
 from peterrec.data.examples import Examples, choose_events
 from peterrec.data.item_features import ItemFeatures
+from peterrec.data.target_events import target_counts
 from peterrec.ranking_model import RankingModel
 from peterrec.training.finetuning import FinetuningSettings
 from peterrec.training.loop import train
 from peterrec.training.memory import PeakMemory
 from peterrec.training.progress import Progress
 from peterrec.training.ranking import RankingProgram
-from peterrec.training.target_events import item_counts
 from peterrec.training.tracking import Tracker
 from peterrec.transfer import Contestant, Trained, starting_encoder
 
@@ -48,7 +48,7 @@ def fit_ranking(
             adapter=contestant.adapter,
             task=task,
             rows=len(pairs.target_vocabulary),
-            counts=item_counts(pairs, split.train),
+            counts=target_counts(pairs, split.train),
             features=features,
         )
     program = RankingProgram(

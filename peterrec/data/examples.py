@@ -12,6 +12,7 @@ import pyarrow as pa
 from peterrec.data.attribute import FEWEST_VALIDATION, Split
 from peterrec.data.cross_domain import PairedLogs
 from peterrec.data.sequences import Sequences, UserIds
+from peterrec.data.target_events import ranges
 from peterrec.errors import DataError
 
 Ints = npt.NDArray[np.int64]
@@ -103,7 +104,7 @@ def choose_events(pairs: PairedLogs, users: Ints, *, which: Which, fewest_source
     elif which == "first":
         events = starts
     else:
-        events = _ranges(starts, stops)
+        events = ranges(starts, stops)
     return events[pairs.before[events] >= fewest_source]
 
 
@@ -140,9 +141,3 @@ def split_pairs(pairs: PairedLogs, *, fractions: Sequence[float], seed: int) -> 
         )
     shuffled = np.random.default_rng((seed, 29)).permutation(total)
     return Split(*(np.sort(part) for part in np.split(shuffled, [train, train + validation])))
-
-
-def _ranges(starts: Ints, stops: Ints) -> Ints:
-    """All numbers of the ranges `[start, stop)`, one range after the other."""
-    lengths = stops - starts
-    return np.arange(int(lengths.sum())) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peterrec.data.cross_domain import PairedLogs
+from peterrec.data.target_events import earlier_targets, target_counts
 from peterrec.data.vocabulary import FIRST_ITEM
 from peterrec.errors import DataError
-from peterrec.evaluation.target_events import earlier_targets, target_counts
 from peterrec.metrics.catalogue_use import CatalogueUse, long_tail
 from peterrec.metrics.intervals import RankingRows
 from peterrec.metrics.ranking import Histories, rank_scores, ranking_metrics

@@ -14,11 +14,11 @@ from peterrec.baselines.cross_item_knn import CrossItemKNN
 from peterrec.baselines.popularity import PopularityRanker
 from peterrec.baselines.ridge import Ridge
 from peterrec.baselines.user_knn import UserKNN
+from peterrec.data.target_events import target_counts
 from peterrec.data.vocabulary import FIRST_ITEM
 from peterrec.evaluation.cold_start import ColdStart, Entrant
 from peterrec.evaluation.cold_start_test import MAIN, Measured, Scorer
 from peterrec.evaluation.cross_examples import CrossExamples, histories_of, items_read
-from peterrec.evaluation.target_events import target_counts
 from peterrec.metrics.ranking import Histories
 
 Ints = NDArray[np.int64]

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peterrec.data.cross_domain import PairedLogs
+from peterrec.data.target_events import ranges
 from peterrec.data.vocabulary import FIRST_ITEM
-from peterrec.evaluation.target_events import ranges
 from peterrec.metrics.ranking import Histories
 
 Ints = NDArray[np.int64]

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from peterrec.data.cross_domain import PairedLogs
 from peterrec.data.examples import Examples
+from peterrec.data.target_events import earlier_targets, target_counts
 from peterrec.errors import DataError, SettingsError
 from peterrec.inference import encode
-from peterrec.metrics.ranking import Histories, rank_targets, ranking_metrics
+from peterrec.metrics.ranking import rank_targets, ranking_metrics
 from peterrec.ranking_model import RankingModel
 from peterrec.ranking_recipe import RankingTask
 from peterrec.training.finetuning import FinetuningSettings
@@ -20,7 +21,6 @@ from peterrec.training.own_histories import OwnHistories, RankingStep
 from peterrec.training.ranking_loss import Drawn, OwnNegatives, RankingLoss
 from peterrec.training.shared_windows import SharedWindows, windows_fit
 from peterrec.training.table_update import update_read_rows
-from peterrec.training.target_events import item_counts
 
 Ints = NDArray[np.int64]
 
@@ -84,7 +84,7 @@ class RankingProgram:
                     f"{pairs.folder}: no {name} user has a target event with {task.fewest_source} or more source "
                     "events before it; take more users, or a smaller fewest_source."
                 )
-        counts = item_counts(pairs, train)
+        counts = target_counts(pairs, train)
         self._loss = RankingLoss(pairs, train, counts=counts, kind=task.loss, negatives=task.num_negatives)
         of_rows = update_read_rows(model.base_encoder, settings)
         if note is not None:
@@ -137,7 +137,7 @@ class RankingProgram:
             head.score_table(),
             torch.from_numpy(self._pairs.item[events].astype(np.int64)).to(device),
             bias=head.bias,
-            histories=shown_targets(self._pairs, events) if self._task.history == "mixed" else None,
+            histories=earlier_targets(self._pairs, events) if self._task.history == "mixed" else None,
         )
         values = ranking_metrics(ranks)
         users, counts = np.unique(self._pairs.owner[events], return_inverse=True, return_counts=True)[1:]
@@ -178,15 +178,6 @@ def queries(
     finally:
         model.train(was_training)
     return found.to(device)
-
-
-def shown_targets(pairs: PairedLogs, events: Ints) -> Histories:
-    """The target rows that the user of each of `events` (n,) had before it, and how many."""
-    first = pairs.starts[pairs.owner[events]]
-    counts = events - first
-    ends = np.cumsum(counts)
-    places = np.arange(int(counts.sum())) + np.repeat(first - (ends - counts), counts)
-    return pairs.item[places], counts
 
 
 def _some(drawn: Drawn, examples: Ints) -> Drawn:

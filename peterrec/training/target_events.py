@@ -1,6 +1,5 @@
 """The target events of a training and the histories that they may see, each history once."""
 
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -59,15 +58,3 @@ class TargetEvents:
     def history_of(self, events: Ints) -> Ints:
         """The row in `histories` of each of some training events (n,)."""
         return self._history_of[np.searchsorted(self.events, events)]
-
-    @cached_property
-    def counts(self) -> Ints:
-        """How often the training users had each target row `(W,)`, all their events taken together."""
-        return item_counts(self._pairs, self._users)
-
-
-def item_counts(pairs: PairedLogs, users: Ints) -> Ints:
-    """How often `users` (sorted numbers) had each target row: `(W,)`."""
-    chosen = np.zeros(len(pairs), dtype=np.bool_)
-    chosen[users] = True
-    return np.bincount(pairs.item[chosen[pairs.owner]], minlength=len(pairs.target_vocabulary))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from peterrec.data.target_events import earlier_targets, target_counts
 from peterrec.errors import DataError, DivergedError
 from peterrec.evaluation.cold_start_test import COVERAGE, LONG_TAIL, SAMPLED, ColdStartTest
-from peterrec.evaluation.target_events import earlier_targets, target_counts
 from peterrec.metrics.ranking import CPU_CELLS
 
 TRAINED = np.arange(0, 50)

@@ -10,11 +10,11 @@ from peterrec.baselines.cross_item_knn import CrossItemKNN
 from peterrec.baselines.ridge import Ridge
 from peterrec.baselines.user_knn import UserKNN
 from peterrec.data.examples import split_pairs
+from peterrec.data.target_events import target_counts
 from peterrec.evaluation import cross_baselines
 from peterrec.evaluation.cold_start import ColdStart
 from peterrec.evaluation.cross_baselines import NAMES, cold_start_baselines
 from peterrec.evaluation.cross_examples import CrossExamples, histories_of
-from peterrec.evaluation.target_events import target_counts
 
 
 @pytest.fixture(scope="module")

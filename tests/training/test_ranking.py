@@ -11,13 +11,14 @@ from peterrec.catalogue import RankingTask
 from peterrec.data.cross_domain import TwoLogs, write_pairs
 from peterrec.data.examples import Examples, choose_events
 from peterrec.data.logs.interactions import LogColumns
+from peterrec.data.target_events import earlier_targets
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.encoders import NextItNet, NextItNetConfig
 from peterrec.errors import DataError, SettingsError
 from peterrec.training.finetuning import FinetuningSettings
 from peterrec.training.loop import train
 from peterrec.training.progress import Progress
-from peterrec.training.ranking import RankingProgram, RankingStep, queries, shown_targets
+from peterrec.training.ranking import RankingProgram, RankingStep, queries
 from peterrec.training.ranking_loss import OwnNegatives, RankingLoss
 from peterrec.training.tracking import Tracker
 
@@ -334,7 +335,7 @@ def test_mixed_histories_start_as_source_histories(pairs):
 
 def test_mixed_validation_leaves_out_what_is_shown(pairs):
     events = choose_events(pairs, np.arange(USERS), which="last")
-    flat, counts = shown_targets(pairs, events)
+    flat, counts = earlier_targets(pairs, events)
     places = np.cumsum(counts) - counts
     for event, place, count in zip(events, places, counts, strict=True):
         mine = np.flatnonzero(pairs.owner == pairs.owner[event])
