@@ -393,7 +393,7 @@ class Recording(Tracker):
 
 def test_the_tracker_gets_every_seed_and_contestant_on_steps_that_never_fall(encoder_folder, tmp_path, monkeypatch):
     tracker = Recording()
-    monkeypatch.setattr(compare, "open_tracker", lambda *_, **__: tracker)
+    monkeypatch.setattr("peterrec.training.tracked_run.open_tracker", lambda *_, **__: tracker)
     compare.run(
         "gender",
         encoder=encoder_folder,

@@ -22,8 +22,8 @@ from peterrec.report.files import write_results
 from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
 from peterrec.settings import dump
 from peterrec.training.progress import Mode
+from peterrec.training.tracked_run import tracked_run
 from peterrec.training.tracking import Mode as TrackerMode
-from peterrec.training.tracking import open_tracker
 from peterrec.transfer import Fitted
 
 
@@ -61,48 +61,39 @@ def run(
         refuse_second_rate(plan.overrides)
     arena = open_arena(plan)
     resolved = _resolved(field, arena, learning_rates)
-    with output_folder(Path(output), stage="compare", overwrite=overwrite, resume=resolved) as folder:
-        tracker = open_tracker(
-            wandb,
-            project="peterrec",
-            name=f"compare {plan.task.name}",
-            config=resolved,
-            folder=folder.working_folder("wandb").parent if wandb != "off" else None,
+    with (
+        output_folder(Path(output), stage="compare", overwrite=overwrite, resume=resolved) as folder,
+        tracked_run(wandb, name=f"compare {plan.task.name}", config=resolved, folder=folder) as tracker,
+    ):
+        trials = Trials(arena, folder=folder, tracker=tracker, progress=progress)
+        found, lost = search_all(field, trials, rates=learning_rates)
+        metrics = _metrics([each for each in field if each[0].name in found], found, arena, learning_rates)
+        metrics["notes"] = lost + metrics["notes"]
+        best = metrics["results"][0]["name"]  # the first that did not diverge
+        with folder.file("predictions.parquet") as temporary:
+            pq.write_table(_predictions(found, arena), temporary, compression="zstd")
+        write_results(
+            folder,
+            metrics,
+            title=f"{plan.task.name}: adapters and baselines",
+            settings=resolved,
+            usage=_usage(plan, dict(zip([one.name for one, _ in field], adapters, strict=False)), found[best], best),
+            summary=arena.prepared.summary,
         )
-        try:
-            trials = Trials(arena, folder=folder, tracker=tracker, progress=progress)
-            found, lost = search_all(field, trials, rates=learning_rates)
-            metrics = _metrics([each for each in field if each[0].name in found], found, arena, learning_rates)
-            metrics["notes"] = lost + metrics["notes"]
-            best = metrics["results"][0]["name"]  # the first that did not diverge
-            with folder.file("predictions.parquet") as temporary:
-                pq.write_table(_predictions(found, arena), temporary, compression="zstd")
-            write_results(
-                folder,
-                metrics,
-                title=f"{plan.task.name}: adapters and baselines",
-                settings=resolved,
-                usage=_usage(
-                    plan, dict(zip([one.name for one, _ in field], adapters, strict=False)), found[best], best
-                ),
-                summary=arena.prepared.summary,
-            )
-            track_results(tracker, metrics)
-            tracker.artifact(
-                f"comparison-{plan.task.name}",
-                type="comparison",
-                files=[folder.path / "metrics.json"],
-                uses=[f"encoder-{resolved['encoder_revision']}"],
-            )
-            folder.finish(
-                inputs={
-                    "encoder": relative_to_run(encoder, folder.path),
-                    "data": relative_to_run(plan.data, folder.path),
-                },
-                wandb_run=tracker.run_id,
-            )
-        finally:
-            tracker.finish(timeout=60)
+        track_results(tracker, metrics)
+        tracker.artifact(
+            f"comparison-{plan.task.name}",
+            type="comparison",
+            files=[folder.path / "metrics.json"],
+            uses=[f"encoder-{resolved['encoder_revision']}"],
+        )
+        folder.finish(
+            inputs={
+                "encoder": relative_to_run(encoder, folder.path),
+                "data": relative_to_run(plan.data, folder.path),
+            },
+            wandb_run=tracker.run_id,
+        )
     return metrics
 
 

@@ -24,8 +24,8 @@ from peterrec.report.pairs_summary import pairs_summary
 from peterrec.run_folder import output_folder, relative_to_run
 from peterrec.settings import dump
 from peterrec.training.progress import Mode
+from peterrec.training.tracked_run import tracked_run
 from peterrec.training.tracking import Mode as TrackerMode
-from peterrec.training.tracking import open_tracker
 
 
 def run(
@@ -61,48 +61,41 @@ def run(
         pairs = pair_logs(plan, logs, folder=Path(work) / "pairs", bad_rows=bad_rows, memory_limit=memory_limit)
         arena = open_ranking_arena(plan, pairs)
         resolved = _resolved(field, arena, learning_rates)
-        with output_folder(Path(output), stage="compare", overwrite=overwrite, resume=resolved) as folder:
-            tracker = open_tracker(
-                wandb,
-                project="peterrec",
-                name=f"compare {plan.task.name}",
-                config=resolved,
-                folder=folder.working_folder("wandb").parent if wandb != "off" else None,
+        with (
+            output_folder(Path(output), stage="compare", overwrite=overwrite, resume=resolved) as folder,
+            tracked_run(wandb, name=f"compare {plan.task.name}", config=resolved, folder=folder) as tracker,
+        ):
+            trials = RankingTrials(arena, folder=folder, tracker=tracker, progress=progress)
+            found, lost = search_all(field, trials, rates=learning_rates)
+            held = [each for each in field if each[0].name in found]
+            metrics = _metrics(held, found, arena, learning_rates)
+            metrics["notes"] = lost + metrics["notes"]
+            best = metrics["results"][0]["name"]  # the first that did not diverge
+            with folder.file("predictions.parquet") as temporary:
+                pq.write_table(_predictions(found, arena), temporary, compression="zstd")
+            spelled = dict(zip([one.name for one, _ in field], adapters, strict=False))
+            write_results(
+                folder,
+                metrics,
+                title=f"{plan.task.name}: adapters and baselines",
+                settings=resolved,
+                usage=_usage(plan, spelled[best], found[best].learning_rate, log_words=log_words),
+                summary=pairs_summary(pairs.summary),
             )
-            try:
-                trials = RankingTrials(arena, folder=folder, tracker=tracker, progress=progress)
-                found, lost = search_all(field, trials, rates=learning_rates)
-                held = [each for each in field if each[0].name in found]
-                metrics = _metrics(held, found, arena, learning_rates)
-                metrics["notes"] = lost + metrics["notes"]
-                best = metrics["results"][0]["name"]  # the first that did not diverge
-                with folder.file("predictions.parquet") as temporary:
-                    pq.write_table(_predictions(found, arena), temporary, compression="zstd")
-                spelled = dict(zip([one.name for one, _ in field], adapters, strict=False))
-                write_results(
-                    folder,
-                    metrics,
-                    title=f"{plan.task.name}: adapters and baselines",
-                    settings=resolved,
-                    usage=_usage(plan, spelled[best], found[best].learning_rate, log_words=log_words),
-                    summary=pairs_summary(pairs.summary),
-                )
-                track_results(tracker, metrics)
-                tracker.artifact(
-                    f"comparison-{plan.task.name}",
-                    type="comparison",
-                    files=[folder.path / "metrics.json"],
-                    uses=[f"encoder-{resolved['encoder_revision']}"],
-                )
-                folder.finish(
-                    inputs={
-                        "encoder": relative_to_run(encoder, folder.path),
-                        "data_fingerprint": pairs.fingerprint,
-                    },
-                    wandb_run=tracker.run_id,
-                )
-            finally:
-                tracker.finish(timeout=60)
+            track_results(tracker, metrics)
+            tracker.artifact(
+                f"comparison-{plan.task.name}",
+                type="comparison",
+                files=[folder.path / "metrics.json"],
+                uses=[f"encoder-{resolved['encoder_revision']}"],
+            )
+            folder.finish(
+                inputs={
+                    "encoder": relative_to_run(encoder, folder.path),
+                    "data_fingerprint": pairs.fingerprint,
+                },
+                wandb_run=tracker.run_id,
+            )
     return metrics
 
 

@@ -32,8 +32,9 @@ from peterrec.settings import dump
 from peterrec.task_run import save_task, weights_digest
 from peterrec.training.processes import join
 from peterrec.training.progress import Mode, Progress
+from peterrec.training.tracked_run import tracked_run
 from peterrec.training.tracking import Mode as TrackerMode
-from peterrec.training.tracking import Tracker, open_tracker
+from peterrec.training.tracking import Tracker
 from peterrec.transfer import Contestant, Fitted, fit
 
 
@@ -77,55 +78,48 @@ def run(
         "vocabulary": arena.prepared.vocabulary.fingerprint,
         "data": arena.prepared.fingerprint,
     }
-    with output_folder(Path(output), stage="finetune", overwrite=overwrite, resume=resolved) as folder:
-        tracker = open_tracker(
-            wandb,
-            project="peterrec",
-            name=f"finetune {plan.task.name} {recipe.name}",
-            config=resolved,
-            folder=folder.working_folder("wandb").parent if wandb != "off" else None,
+    with (
+        output_folder(Path(output), stage="finetune", overwrite=overwrite, resume=resolved) as folder,
+        tracked_run(wandb, name=f"finetune {plan.task.name} {recipe.name}", config=resolved, folder=folder) as tracker,
+    ):
+        contestant = Contestant(recipe.name, recipe)
+        trials = Trials(arena, folder=folder, tracker=tracker, progress=progress)
+        with processes.job("finetune", _job(plan, recipe, resolved)):
+            fitted = trials.each_seed(contestant, keep_first=True)
+        metrics = _metrics(recipe.name, fitted, arena)
+        seed, model = plan.seeds[0], fitted[plan.seeds[0]].model
+        assert model is not None
+        facts = trials.facts(contestant, seed=seed)
+        with folder.files() as temporary:
+            save_task(model, folder=temporary, facts=facts, base_model=str(encoder))
+            facts = facts.model_copy(update={"weights": weights_digest(temporary, facts)})
+            (temporary / "task.toml").write_text(recipe_text(plan.task), encoding="utf-8")
+            (temporary / "adapter.toml").write_text(recipe_text(recipe), encoding="utf-8")
+            pq.write_table(predictions(fitted, arena), temporary / "predictions.parquet", compression="zstd")
+            write_split(temporary, users=arena.attribute.users.tolist(), split=arena.splits[seed])
+        write_results(
+            folder,
+            metrics,
+            title=f"{plan.task.name} with the adapter {recipe.name}",
+            settings=resolved,
+            usage=_usage(folder.path, arena.prepared),
+            summary=arena.prepared.summary,
         )
-        try:
-            contestant = Contestant(recipe.name, recipe)
-            trials = Trials(arena, folder=folder, tracker=tracker, progress=progress)
-            with processes.job("finetune", _job(plan, recipe, resolved)):
-                fitted = trials.each_seed(contestant, keep_first=True)
-            metrics = _metrics(recipe.name, fitted, arena)
-            seed, model = plan.seeds[0], fitted[plan.seeds[0]].model
-            assert model is not None
-            facts = trials.facts(contestant, seed=seed)
-            with folder.files() as temporary:
-                save_task(model, folder=temporary, facts=facts, base_model=str(encoder))
-                facts = facts.model_copy(update={"weights": weights_digest(temporary, facts)})
-                (temporary / "task.toml").write_text(recipe_text(plan.task), encoding="utf-8")
-                (temporary / "adapter.toml").write_text(recipe_text(recipe), encoding="utf-8")
-                pq.write_table(predictions(fitted, arena), temporary / "predictions.parquet", compression="zstd")
-                write_split(temporary, users=arena.attribute.users.tolist(), split=arena.splits[seed])
-            write_results(
-                folder,
-                metrics,
-                title=f"{plan.task.name} with the adapter {recipe.name}",
-                settings=resolved,
-                usage=_usage(folder.path, arena.prepared),
-                summary=arena.prepared.summary,
-            )
-            tracker.artifact(
-                f"adapter-{plan.task.name}-{recipe.name}",
-                type="adapter",
-                files=[folder.path / "metrics.json", *sorted(folder.path.glob("*.safetensors"))],
-                uses=[f"encoder-{facts.encoder_revision}"],
-            )
-            folder.finish(
-                inputs={
-                    "encoder": relative_to_run(encoder, folder.path),
-                    "data": relative_to_run(plan.data, folder.path),
-                    "data_fingerprint": resolved["data"],
-                },
-                model=dump(facts),
-                wandb_run=tracker.run_id,
-            )
-        finally:
-            tracker.finish(timeout=60)
+        tracker.artifact(
+            f"adapter-{plan.task.name}-{recipe.name}",
+            type="adapter",
+            files=[folder.path / "metrics.json", *sorted(folder.path.glob("*.safetensors"))],
+            uses=[f"encoder-{facts.encoder_revision}"],
+        )
+        folder.finish(
+            inputs={
+                "encoder": relative_to_run(encoder, folder.path),
+                "data": relative_to_run(plan.data, folder.path),
+                "data_fingerprint": resolved["data"],
+            },
+            model=dump(facts),
+            wandb_run=tracker.run_id,
+        )
     return metrics
 
 

@@ -32,8 +32,9 @@ from peterrec.run_weights import weights_digest
 from peterrec.settings import dump
 from peterrec.training.processes import join
 from peterrec.training.progress import Mode, Progress
+from peterrec.training.tracked_run import tracked_run
 from peterrec.training.tracking import Mode as TrackerMode
-from peterrec.training.tracking import Tracker, open_tracker
+from peterrec.training.tracking import Tracker
 from peterrec.transfer import Contestant
 
 PAIRS = "pairs"
@@ -105,14 +106,7 @@ def _train(
     progress: Mode,
 ) -> dict[str, Any]:
     plan, pairs = arena.plan, arena.pairs
-    tracker = open_tracker(
-        wandb,
-        project="peterrec",
-        name=f"finetune {plan.task.name} {recipe.name}",
-        config=resolved,
-        folder=folder.working_folder("wandb").parent if wandb != "off" else None,
-    )
-    try:
+    with tracked_run(wandb, name=f"finetune {plan.task.name} {recipe.name}", config=resolved, folder=folder) as tracker:
         contestant = Contestant(recipe.name, recipe)
         trials = RankingTrials(arena, folder=folder, tracker=tracker, progress=progress)
         with join().job("finetune_ranking", _job(arena, recipe, resolved)):
@@ -155,8 +149,6 @@ def _train(
             model=dump(facts),
             wandb_run=tracker.run_id,
         )
-    finally:
-        tracker.finish(timeout=60)
     return metrics
 
 

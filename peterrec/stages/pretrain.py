@@ -22,8 +22,9 @@ from peterrec.training.pretraining import ObjectiveSettings, PretrainingProgram,
 from peterrec.training.processes import join
 from peterrec.training.progress import Mode, Progress
 from peterrec.training.settings import PLACING
+from peterrec.training.tracked_run import tracked_run
 from peterrec.training.tracking import Mode as TrackerMode
-from peterrec.training.tracking import Tracker, open_tracker
+from peterrec.training.tracking import Tracker
 
 NO_NEXT_ITEMS = (
     " The encoder learnt from views of users and no next items: its figures here are no judgement of it; its user "
@@ -94,14 +95,7 @@ def run(
         shown = Progress(progress, title="pretraining")
         for line in choices:
             shown.note(line)
-        tracker = open_tracker(
-            wandb,
-            project="peterrec",
-            name=f"pretrain {folder.path.name}",
-            config=resolved,
-            folder=folder.working_folder("wandb").parent if wandb != "off" else None,
-        )
-        try:
+        with tracked_run(wandb, name=f"pretrain {folder.path.name}", config=resolved, folder=folder) as tracker:
             job = {"data": str(data.absolute()), "fingerprint": prepared.fingerprint, "settings": dump(settings)}
             if before is not None:
                 job["from"] = before.job
@@ -179,9 +173,6 @@ def run(
                 encoder_revision=revision,
                 wandb_run=tracker.run_id,
             )
-            tracker.finish(timeout=60)  # an artifact is on its way
-        finally:
-            tracker.finish()
     return metrics
 
 

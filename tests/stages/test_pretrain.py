@@ -66,7 +66,7 @@ def test_the_tracker_gets_time_for_the_artifact(small_settings, prepared_folder,
         def finish(self, timeout=10.0):
             calls.append(("finish", timeout))
 
-    monkeypatch.setattr(pretrain, "open_tracker", lambda *args, **kwargs: Noting())
+    monkeypatch.setattr("peterrec.training.tracked_run.open_tracker", lambda *args, **kwargs: Noting())
     pretrain.run(prepared_folder, output=tmp_path / "run", settings=small_settings, progress="silent")
     assert calls[0] == ("artifact", ["config.json", "model.safetensors"])
     assert calls[1] == ("finish", 60)
