@@ -217,33 +217,6 @@ TargetTime = Annotated[
         rich_help_panel=DOMAINS_PANEL,
     ),
 ]
-TargetUserOfLog = Annotated[
-    str | None,
-    typer.Option(
-        "--target-user",
-        metavar="COLUMN",
-        help="Column of the user in --target. [default: as --user]",
-        rich_help_panel=LOG_PANEL,
-    ),
-]
-TargetItemOfLog = Annotated[
-    str | None,
-    typer.Option(
-        "--target-item",
-        metavar="COLUMN",
-        help="Column of the item in --target. [default: as --item]",
-        rich_help_panel=LOG_PANEL,
-    ),
-]
-TargetTimeOfLog = Annotated[
-    str | None,
-    typer.Option(
-        "--target-time",
-        metavar="COLUMN",
-        help="Column of the time in --target. [default: as --time]",
-        rich_help_panel=LOG_PANEL,
-    ),
-]
 DomainFormat = Annotated[
     str | None,
     typer.Option(

@@ -65,9 +65,9 @@ def recommend(
             rich_help_panel=options.LOG_PANEL,
         ),
     ] = None,
-    target_user: options.TargetUserOfLog = None,
-    target_item: options.TargetItemOfLog = None,
-    target_time: options.TargetTimeOfLog = None,
+    target_user: options.TargetUser = None,
+    target_item: options.TargetItem = None,
+    target_time: options.TargetTime = None,
     items: Annotated[
         Path | None,
         typer.Option(
