@@ -17,11 +17,13 @@ from peterrec.errors import SettingsError
 from peterrec.heads.classification import ClassificationHead
 from peterrec.heads.mixed_input import MixedInput
 from peterrec.heads.ranking import RankingHead
+from peterrec.impression_model import ImpressionModel, ImpressionNetwork
+from peterrec.impression_recipe import ImpressionTask
 from peterrec.model import TaskModel
 from peterrec.ranking_model import RankingModel
 from peterrec.tuner_placement import adapt as adapt
 
-AnyTask = TaskRecipe | RankingTask
+AnyTask = TaskRecipe | RankingTask | ImpressionTask
 
 
 def build(
@@ -35,12 +37,10 @@ def build(
     """A task model on `encoder`, with the adapter's tuner around it and everything else frozen as the adapter says.
 
     The adapter's readout, where it names one, takes the place of the task's; where it is the encoder's, it starts as
-    a copy of what that learned. What the readout does not read is frozen. Raises what `adapt` raises, and SettingsError
-    for an adapter with several domains (a task gives its users none), for a readout that does not fit the encoder, and
-    where the readout reads nothing that the adapter trains.
+    a copy of what that learned. What the readout does not read is frozen. Users have no domains here. Raises what
+    `adapt` and `tune` raise.
     """
-    _check_domains(adapter)
-    reader = _reader(encoder, adapter=adapter, task=task)
+    reader = task_reader(encoder, adapter=adapter, task=task)
     convex = adapter.fit == "convex"
     if convex and task.head.hidden:
         raise SettingsError(
@@ -54,8 +54,10 @@ def build(
         dropout=task.head.dropout,
         common_scale=convex or task.head.fit == "newton",
     )
-    model = TaskModel(encoder, head, readout=reader, window=_window(adapter, task=task), class_weights=class_weights)
-    _tune(model, encoder, adapter)
+    model = TaskModel(
+        encoder, head, readout=reader, window=task_window(adapter, task=task), class_weights=class_weights
+    )
+    tune(model, encoder, adapter=adapter)
     model.convex = convex
     return model
 
@@ -75,14 +77,13 @@ def build_ranking(
     attributes of the items where the task names some. Raises what `build` raises, and SettingsError for an adapter that
     is fitted without steps, and for item weights where target items stand in the histories.
     """
-    _check_domains(adapter)
     if adapter.fit == "convex":
         raise SettingsError(
             f"adapter {adapter.name}: fit = 'convex' is for tasks with classes, and task {task.name} ranks items. Set "
             "fit = 'gradient'."
         )
     assert (features is None) == (not task.item_features)
-    reader = _reader(encoder, adapter=adapter, task=task)
+    reader = task_reader(encoder, adapter=adapter, task=task)
     channels, mixed = encoder.config.hidden_size, task.history == "mixed"
     if mixed and reader.item_weights is not None:
         raise SettingsError(
@@ -98,30 +99,48 @@ def build_ranking(
         counts=counts,
         history=MixedInput(channels, source_rows=encoder.config.vocab_size, target_rows=rows) if mixed else None,
     ).to(encoder.dtype)
-    model = RankingModel(encoder, head, readout=reader, window=_window(adapter, task=task))
-    _tune(model, encoder, adapter)
+    model = RankingModel(encoder, head, readout=reader, window=task_window(adapter, task=task))
+    tune(model, encoder, adapter=adapter)
     return model
 
 
-def _check_domains(adapter: AdapterRecipe) -> None:
-    if adapter.star is not None and adapter.star.domains > 1:
+def build_impressions(
+    encoder: UserEncoder, network: ImpressionNetwork, *, adapter: AdapterRecipe, task: ImpressionTask, domains: int
+) -> ImpressionModel:
+    """As `build`, a model of impressions: `network` on the user vectors of `encoder`.
+
+    `domains` is as for `tune`. Raises what `build` raises, and SettingsError for an adapter that is fitted without
+    steps.
+    """
+    if adapter.fit == "convex":
         raise SettingsError(
-            f"adapter {adapter.name}: star.domains = {adapter.star.domains}, but a task names no domain of its users. "
-            "Set star.domains = 1; several domains work in Python, with adapt() and domain_ids at each call."
+            f"adapter {adapter.name}: fit = 'convex' is for tasks with classes, and task {task.name} is on "
+            "impressions. Set fit = 'gradient'."
         )
+    reader = task_reader(encoder, adapter=adapter, task=task)
+    model = ImpressionModel(encoder, network, readout=reader, window=task_window(adapter, task=task))
+    tune(model, encoder, adapter=adapter, domains=domains)
+    return model
 
 
-def _window(adapter: AdapterRecipe, *, task: AnyTask) -> int | None:
+def task_window(adapter: AdapterRecipe, *, task: AnyTask) -> int | None:
+    """The positions of a window in which histories are read; None: as many as the encoder takes."""
     return task.window if adapter.window is None else adapter.window
 
 
-def _tune(model: TaskModel, encoder: UserEncoder, adapter: AdapterRecipe) -> None:
-    """Puts the adapter's tuner around the encoder of a fresh model, and freezes what is not to train."""
+def tune(model: TaskModel, encoder: UserEncoder, *, adapter: AdapterRecipe, domains: int = 1) -> None:
+    """Puts the adapter's tuner around the encoder of a fresh model, and freezes what is not to train.
+
+    `domains`: how many the task's data has, 0 or 1 where it tells none. `domains_told_apart(model.encoder)` then says
+    whether the tuner keeps weights a domain and wants `domain_ids`. Raises SettingsError for a tuner with another
+    number of domains, for a readout that does not fit the encoder, and where the readout reads nothing that the
+    adapter trains.
+    """
     reader = model.reader
     reading_of(encoder, reader, max_length=WHOLE, window=model.window)  # what does not fit the encoder is refused here
     if adapter.tuner != "full":
         model.freeze_encoder()
-        model.encoder = adapt(encoder, adapter, readout=reader.kind)
+        model.encoder = adapt(encoder, adapter, readout=reader.kind, domains=domains)
     encoder.reader.requires_grad_(False)  # the task has a reader of its own
     _freeze_unread(encoder, reader, model=model, adapter=adapter)
 
@@ -132,7 +151,7 @@ def history_length(adapter: AdapterRecipe, task: AnyTask) -> int:
     return WHOLE if length == "all" else length
 
 
-def _reader(encoder: UserEncoder, *, adapter: AdapterRecipe, task: AnyTask) -> Readout:
+def task_reader(encoder: UserEncoder, *, adapter: AdapterRecipe, task: AnyTask) -> Readout:
     """The readout of a task: a copy of the encoder's own where the recipes ask for the same, else a fresh one."""
     recipe = task if adapter.readout is None else adapter
     kind, own = recipe.readout, encoder.reader

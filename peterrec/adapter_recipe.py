@@ -83,7 +83,10 @@ class StarRecipe(Settings):
         default="per_channel", description="Δ as a whole matrix, a product of two thin ones, or a factor a channel"
     )
     rank: int | None = Field(default=None, ge=1, description="of Δ with form = 'low_rank' (4 if not given)")
-    domains: int = Field(default=1, ge=1, description="sets of Δ; more than 1 needs domain_ids at each call")
+    domains: Literal["data"] | Annotated[int, Field(ge=1)] = Field(
+        default="data",
+        description="sets of Δ: data, one a domain of the task's data, or one where it has no domains; 1, one for all",
+    )
     norms: bool = Field(default=False, description="partitioned normalisation: the norms get their own as well")
     blocks: Blocks = Field(default="all", description="which residual blocks: all, or the top k")
 
@@ -172,6 +175,23 @@ class AdapterRecipe(Settings):
         if self.readout is not None:
             check_readout(self.readout, layers=self.layers, item_weights=self.item_weights)
         return self
+
+    def star_domains(self, domains: int | None = None) -> int:
+        """How many sets of Δ the tuner star has for data with so many `domains` (0: it tells none; None: not known).
+
+        Raises SettingsError where the recipe names another number, unless that is 1, which all domains then share.
+        """
+        assert self.star is not None
+        named = self.star.domains
+        if named == "data":
+            return domains or 1
+        if named > 1 and domains is not None and named != domains:
+            data = "no domains" if domains < 2 else f"{domains} domains"
+            raise SettingsError(
+                f"adapter {self.name}: star.domains = {named}, but the data of the task has {data}. "
+                'Set star.domains = "data" for one set a domain, or 1 for one that all share.'
+            )
+        return named
 
     def _fits_method(self, peft: PeftRecipe) -> None:
         if peft.method == "trainable_tokens" and not self.train_tcl:

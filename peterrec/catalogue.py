@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from peterrec.adapter_recipe import TUNERS as TUNERS
 from peterrec.adapter_recipe import AdapterRecipe
 from peterrec.errors import SettingsError, did_you_mean
+from peterrec.impression_recipe import ImpressionTask as ImpressionTask
 from peterrec.peft_methods import PEFT_METHODS as PEFT_METHODS
 from peterrec.ranking_recipe import RankingTask as RankingTask
 from peterrec.settings import Settings, dump, read_toml, to_toml, validate
@@ -17,6 +18,13 @@ from peterrec.task_recipe import TaskRecipe as TaskRecipe
 from peterrec.task_recipe import Watched as Watched
 
 KINDS = {"adapters": "adapter", "tasks": "task"}
+# what each kind of task is told to take, where another one was asked for
+TASK_KINDS: dict[str, type[TaskRecipe] | type[RankingTask] | type[ImpressionTask]] = {
+    "classification": TaskRecipe,
+    "ranking": RankingTask,
+    "impressions": ImpressionTask,
+}
+AnyTask = TaskRecipe | RankingTask | ImpressionTask
 Recipe = TypeVar("Recipe", bound=Settings)
 
 
@@ -59,12 +67,17 @@ def adapter(name: str | Path) -> AdapterRecipe:
 
 
 def task(name: str | Path) -> TaskRecipe:
-    """The task on users of that name, or in that file. Raises SettingsError for one that ranks items."""
+    """The task on users of that name, or in that file. Raises SettingsError for one of another kind."""
     recipe = any_task(name)
     if isinstance(recipe, RankingTask):
         raise SettingsError(
             f"task {recipe.name}: kind = 'ranking' recommends the items of a target domain; it has no classes. Name "
             "its logs with --source and --target, or take a task of kind 'classification'."
+        )
+    if isinstance(recipe, ImpressionTask):
+        raise SettingsError(
+            f"task {recipe.name}: kind = 'impressions' learns from labelled impressions; it has no classes of users. "
+            "Name impressions that `peterrec prepare --label` has prepared, or take a task of kind 'classification'."
         )
     return recipe
 
@@ -72,18 +85,37 @@ def task(name: str | Path) -> TaskRecipe:
 def ranking_task(name: str | Path) -> RankingTask:
     """The task of that name, or in that file, which ranks items. Raises SettingsError for one of another kind."""
     recipe = any_task(name)
-    if not isinstance(recipe, RankingTask):
+    if isinstance(recipe, TaskRecipe):
         raise SettingsError(
             f"task {recipe.name}: kind = 'classification' predicts a label of the users; it ranks no items. Leave "
+            "--source and --target out, or take a task of kind 'ranking'."
+        )
+    if isinstance(recipe, ImpressionTask):
+        raise SettingsError(
+            f"task {recipe.name}: kind = 'impressions' learns from labelled impressions; it ranks no items. Leave "
             "--source and --target out, or take a task of kind 'ranking'."
         )
     return recipe
 
 
-def any_task(name: str | Path) -> TaskRecipe | RankingTask:
+def impression_task(name: str | Path) -> ImpressionTask:
+    """The task of that name, or in that file, on impressions. Raises SettingsError for one of another kind."""
+    recipe = any_task(name)
+    if not isinstance(recipe, ImpressionTask):
+        raise SettingsError(
+            f"task {recipe.name}: kind = {recipe.kind!r} does not learn from impressions. Take a task of kind "
+            "'impressions' (`peterrec list tasks`), or data that were prepared without --label."
+        )
+    return recipe
+
+
+def any_task(name: str | Path) -> AnyTask:
     """The task of that name, or in that file, of whatever kind its key `kind` says."""
     file = find("tasks", name)
-    return _read(RankingTask if read_toml(file).get("kind") == "ranking" else TaskRecipe, file)
+    kind = read_toml(file).get("kind", "classification")
+    if kind not in TASK_KINDS:
+        raise SettingsError(f'{file}: kind = "{kind}": expected {", ".join(map(repr, TASK_KINDS))}.')
+    return _read(TASK_KINDS[str(kind)], file)
 
 
 def describe(kind: str, name: str | Path) -> str:
@@ -101,7 +133,7 @@ def given(recipe: Settings) -> dict[str, Any]:
     return _without_none(dump(recipe))
 
 
-def recipe_text(recipe: TaskRecipe | RankingTask | AdapterRecipe) -> str:
+def recipe_text(recipe: AnyTask | AdapterRecipe) -> str:
     """A recipe as the TOML that it may be read from."""
     return to_toml({key: value for key, value in dump(recipe).items() if key != "name" and value is not None})
 

@@ -1,11 +1,14 @@
 """The fields of a pydantic model seen from outside: dotted keys, and types in words."""
 
+import re
 import types
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+_PLACE = re.compile(r"\[\d+\]")
 
 
 class Known(NamedTuple):
@@ -17,7 +20,10 @@ class Known(NamedTuple):
 
 
 def known_fields(model: type[BaseModel], *, prefix: str = "") -> list[Known]:
-    """Every field of `model`, in order, those of nested models after the field that holds them."""
+    """Every field of `model`, in order, those of nested models after the field that holds them.
+
+    Those of a list of models stand under its key with brackets: `body[].router`.
+    """
     assert model.model_config.get("extra") == "forbid", f"{model.__name__} must forbid unknown keys"
     found: list[Known] = []
     for name, field in model.model_fields.items():
@@ -25,12 +31,18 @@ def known_fields(model: type[BaseModel], *, prefix: str = "") -> list[Known]:
         found.append(Known(f"{prefix}{name}", field, bool(inner)))
         for nested in inner:
             found += known_fields(nested, prefix=f"{prefix}{name}.")
+        for element in _elements(field.annotation):
+            found += known_fields(element, prefix=f"{prefix}{name}[].")
     return found
 
 
 def find_field(model: type[BaseModel], key: str) -> Known | None:
-    """The field at a dotted key, or the free-form table (`dict`) above it; None if there is none."""
+    """The field at a dotted key, or the free-form table (`dict`) above it; None if there is none.
+
+    Places in lists do not matter: `body[0].router` and `body[].router` are one field.
+    """
     known = {field.key: field for field in known_fields(model)}
+    key = _PLACE.sub("[]", key)
     if key in known:
         return known[key]
     above = known.get(key.rpartition(".")[0])
@@ -104,6 +116,12 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
     return [inner for inner in _alternatives(annotation) if isinstance(inner, type) and issubclass(inner, BaseModel)]
+
+
+def _elements(annotation: Any) -> list[type[BaseModel]]:
+    """The models of which a field holds a list."""
+    lists = [inner for inner in _alternatives(annotation) if get_origin(inner) in (list, tuple)]
+    return [model for inner in lists for argument in get_args(inner) for model in _models(argument)]
 
 
 def _is_table(annotation: Any) -> bool:

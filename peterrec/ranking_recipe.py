@@ -4,9 +4,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from peterrec.adapter_recipe import Events, Layers, Readout, check_readout
+from peterrec.history_recipe import HistoryRecipe, refuse_repeats
 from peterrec.settings import Settings
-from peterrec.task_recipe import UserSplit
+from peterrec.user_split import UserSplit
 
 Loss = Literal["softmax", "sampled", "bpr", "bce"]
 NEGATIVES = {"sampled": 1024, "bpr": 16, "bce": 64}  # unless a recipe says otherwise
@@ -45,10 +45,9 @@ class TargetItems(Settings):
     value: str = Field(min_length=1, description="items that have this value are the target domain, others the source")
 
 
-class RankingTask(Settings):
+class RankingTask(HistoryRecipe):
     """Which items are recommended to whom, and how that is trained and measured."""
 
-    name: str
     kind: Literal["ranking"] = Field(description="items of a target domain, for users known in a source domain")
     target_items: TargetItems | None = Field(
         default=None, description="splits one log into source and target domain; without it there are two logs"
@@ -78,14 +77,6 @@ class RankingTask(Settings):
     item_features: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(), description="columns of the items table whose values add to an item's vector in the output table"
     )
-    readout: Readout = Field(
-        default="encoder", description="how hidden states become a user vector; encoder: as it was pretrained"
-    )
-    layers: Layers | None = Field(
-        default=None, description="the layers whose states are mixed, 0 the embeddings, -1 the top ([-1] if not given)"
-    )
-    item_weights: bool | None = Field(default=None, description="learn a weight an item (readout attention)")
-    train_readout: bool = Field(default=True, description="train what the readout learns, beside the head")
     adapter: str = Field(
         default="serial", min_length=1, description="adapter when none is asked for: a name or a .toml"
     )
@@ -95,23 +86,15 @@ class RankingTask(Settings):
         default="ndcg@10", description="validation figure that early stopping watches; one of `metrics`"
     )
     split: UserSplit = UserSplit()
-    max_length: Events = Field(default=200, description="events of the history that are read, the last ones, or all")
-    window: int | None = Field(
-        default=None, ge=1, description="positions that are encoded together; the readout is over all windows"
-    )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, description="one run a seed")
-    training: dict[str, bool | int | float | str] = Field(default={}, description="training settings of this task")
 
     @model_validator(mode="after")
     def _consistent(self) -> "RankingTask":
         if self.metric not in self.metrics:
             raise ValueError(f"metric = {self.metric!r} is not one of metrics: {', '.join(self.metrics)}")
-        for key, values in (("metrics", self.metrics), ("seeds", self.seeds), ("item_features", self.item_features)):
-            if len(set(values)) < len(values):
-                raise ValueError(f"{key} names one value twice: {', '.join(map(str, values))}")
+        refuse_repeats("metrics", self.metrics)
+        refuse_repeats("item_features", self.item_features)
         if self.negatives is not None and self.loss == "softmax":
             raise ValueError("negatives belong to the losses sampled, bpr and bce; softmax is over the whole catalogue")
-        check_readout(self.readout, layers=self.layers, item_weights=self.item_weights)
         return self
 
     @property

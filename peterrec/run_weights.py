@@ -143,7 +143,8 @@ def _wrapped(model: TaskModel) -> "PeftModel | None":
 
 
 def _file(facts: ModelFacts) -> str:
-    return WHOLE if facts.adapter.tuner == "full" else WEIGHTS
+    # a model without an encoder has all that it needs in its own file
+    return WHOLE if facts.adapter.tuner == "full" or not facts.encoder_revision else WEIGHTS
 
 
 def _own(model: TaskModel, facts: ModelFacts) -> dict[str, Tensor]:

@@ -234,6 +234,8 @@ def _with_null(model: type[BaseModel], values: dict[str, Any], *, prefix: str) -
         known = find_field(model, dotted)
         if isinstance(value, dict):
             value = _with_null(model, value, prefix=f"{dotted}.")
+        elif isinstance(value, list):
+            value = [_with_null(model, one, prefix=f"{dotted}[].") if isinstance(one, dict) else one for one in value]
         elif value == NONE and known is not None and allows_none(known.field):
             value = None
         result[key] = value

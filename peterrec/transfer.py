@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from peterrec.adaptation import build, history_length
 from peterrec.catalogue import AdapterRecipe, TaskRecipe
@@ -29,11 +30,15 @@ from peterrec.training.tracking import Tracker
 
 @dataclass(frozen=True)
 class Contestant:
-    """`pretrained`: start from the encoder's weights, else from random ones of the same shape."""
+    """`pretrained`: start from the encoder's weights, else from random ones of the same shape.
+
+    `source` is the adapter as it was named: by name, or by its file.
+    """
 
     name: str
     adapter: AdapterRecipe
     pretrained: bool = True
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,7 @@ class Trained:
     adapter_bytes: int | None = None
 
     @classmethod
-    def of(cls, model: TaskModel, result: TrainingResult, *, peak_memory_bytes: int | None) -> "Trained":
+    def of(cls, model: nn.Module, result: TrainingResult, *, peak_memory_bytes: int | None) -> "Trained":
         """Of a model that `train` has trained."""
         return Trained(
             history=result.history,
@@ -68,7 +73,14 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted(Trained):
+class Tested(Trained):
+    """A trained contestant with its model, if that is kept; each kind adds what came of the test."""
+
+    model: nn.Module | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted(Tested):
     """A trained contestant: its model, if that was asked for, and test probabilities `(N, C)`."""
 
     model: TaskModel | None

@@ -24,12 +24,15 @@ FIXED: dict[str, dict[str, Any]] = {
 }
 
 
-def adapt(encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str) -> "UserEncoder | PeftModel":
+def adapt(
+    encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str, domains: int | None = None
+) -> "UserEncoder | PeftModel":
     """Puts the recipe's tuner around `encoder` and freezes what it does not train; head only freezes it all.
 
     With tuner `full` every weight trains. `readout` is how the hidden states will be read, unless the recipe names a
-    readout of its own: the TCL row trains only where it is read. Raises SettingsError naming the adapter where the
-    recipe does not fit the encoder or the readout.
+    readout of its own: the TCL row trains only where it is read. `domains` is how many the data has, of which the
+    tuner star keeps weights each; with more than one set, each call of the encoder wants `domain_ids`. Raises
+    SettingsError naming the adapter where the recipe does not fit the encoder, the readout or the domains.
     """
     if recipe.tuner == "full":
         encoder.requires_grad_(True)
@@ -42,7 +45,7 @@ def adapt(encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str) -> "User
     from peterrec.tuners.mixing import refuse_deaf_mixing
 
     try:
-        config = _config(encoder, recipe, readout=_kind(encoder, recipe.readout or readout))
+        config = _config(encoder, recipe, readout=_kind(encoder, recipe.readout or readout), domains=domains)
         with warnings.catch_warnings():
             # LN tuning copies whole modules; that they are ours and not torch's is no risk of the user's
             warnings.filterwarnings("ignore", message="Unsupported layer type '<class 'peterrec", category=UserWarning)
@@ -57,7 +60,7 @@ def _kind(encoder: UserEncoder, readout: str) -> str:
     return encoder.reader.kind if readout == "encoder" else readout
 
 
-def _config(encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str) -> "PeftConfig":
+def _config(encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str, domains: int | None) -> "PeftConfig":
     trains_tcl = recipe.train_tcl and readout in TCL_BEHIND  # no other readout sees that row
     rows = {ITEMS: [TCL]} if trains_tcl else None
     if recipe.peft is not None:
@@ -72,7 +75,7 @@ def _config(encoder: UserEncoder, recipe: AdapterRecipe, *, readout: str) -> "Pe
     if recipe.star is not None:
         star = recipe.star
         return tuners.StarConfig(
-            num_domains=star.domains,
+            num_domains=recipe.star_domains(domains),
             form=star.form,
             rank=star.rank or DEFAULT_RANK,
             norms=star.norms,

@@ -6,14 +6,18 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from peterrec import catalogue
-from peterrec.adaptation import adapt, build, history_length
+from peterrec.adaptation import adapt, build, history_length, task_reader, tune
 from peterrec.adapter_recipe import AdapterRecipe
 from peterrec.data.reading import WHOLE
 from peterrec.data.vocabulary import TCL
 from peterrec.encoders.nextitnet import NextItNet
 from peterrec.encoders.nextitnet_config import NextItNetConfig
-from peterrec.errors import SettingsError
+from peterrec.errors import RefusedError, SettingsError
+from peterrec.heads.classification import ClassificationHead
+from peterrec.model import TaskModel
+from peterrec.run_weights import ModelFacts, fill_weights, read_own_weights, save_weights
 from peterrec.settings import validate
+from peterrec.tuners.star import domains_told_apart
 
 D, V, BLOCKS = 16, 40, 2
 CONVS = 2 * BLOCKS  # of plain blocks
@@ -217,7 +221,9 @@ def test_partitioned_norms_and_several_domains():
     assert trained(model) == 3 * CONVS * (D + D)
     ids = torch.tensor([0, 1, 2, 0, 1, -1])
     torch.testing.assert_close(model.eval()(histories(), domain_ids=ids).last_hidden_state, states(encoder()))
-    with pytest.raises(SettingsError, match=r"star\.domains = 3, but a task names no domain"):
+    with pytest.raises(
+        SettingsError, match=r"^adapter mine: star\.domains = 3, but the data of the task has no domains"
+    ):
         build(encoder(), adapter=several, task=TASK, num_classes=2)
     norms = recipe({"tuner": "star", "star": {"norms": True}})
     assert trained(adapt(encoder(), norms, readout="mean")) > trained(
@@ -381,3 +387,92 @@ def test_a_head_by_newton_has_one_scale_for_all():
     task = task_of(head={"fit": "newton"})
     model = build(encoder(), adapter=recipe({"tuner": "none"}), task=task, num_classes=2)
     assert {name for name, _ in model.head.named_buffers()} == {"norm.center", "norm.scale"}
+
+
+DOMAINS = torch.tensor([2, 0, -1, 1, 0, 9])
+
+
+def of_domains(adapter: AdapterRecipe, domains: int) -> TaskModel:
+    """A task model as tasks with domains build one."""
+    base = encoder()
+    torch.manual_seed(4)
+    head = ClassificationHead(D, 2)
+    model = TaskModel(base, head, readout=task_reader(base, adapter=adapter, task=TASK), window=7)
+    tune(model, base, adapter=adapter, domains=domains)
+    return model
+
+
+def by_domain(model: TaskModel) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval().user_vectors(histories(), domain_ids=DOMAINS)
+
+
+@pytest.mark.parametrize("name", ["star", "star_low_rank", "star_full"])
+def test_star_takes_the_domains_of_the_data(name):
+    adapter = catalogue.adapter(name)
+    bare = by_domain(of_domains(catalogue.adapter("none"), 3))
+    model = of_domains(adapter, 3)
+    assert domains_told_apart(model.encoder) == 3
+    torch.testing.assert_close(by_domain(model), bare, rtol=0, atol=2e-6)
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    first = trained(model.encoder)
+    assert first == 3 * trained(of_domains(adapter, 1).encoder) == 3 * trained(of_domains(adapter, 0).encoder)
+    train(model, lambda model: model(histories(), labels=labels, domain_ids=DOMAINS).loss)
+    moved = (by_domain(model) - bare).abs().amax(dim=1) > 1e-4
+    assert moved.tolist() == [True, True, False, True, True, False], "rows of unknown domains read the frozen encoder"
+    with pytest.raises(ValueError, match="3 domains: pass domain_ids"):
+        model(histories())
+
+
+def test_windows_of_a_user_are_of_its_domain():
+    model = of_domains(catalogue.adapter("star"), 3)
+    for parameter in model.encoder.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    ids = histories()[:3]
+    rows = torch.cat([ids[:1, :6], ids[1:2, :6], ids[:1, 6:], ids[2:, :6]])
+    places = torch.tensor([[0, 2], [1, -1], [3, -1]])
+    domains = DOMAINS[:3]
+    with torch.no_grad():
+        model.eval()
+        together = model.user_vectors(rows, domain_ids=domains, places=places)
+        for user, own in enumerate(([0, 2], [1], [3])):
+            mine = torch.tensor([[*range(len(own))]])
+            alone = model.user_vectors(rows[own], domain_ids=domains[user : user + 1], places=mine)
+            torch.testing.assert_close(alone[0], together[user], rtol=1e-5, atol=1e-6)
+        other = model.user_vectors(rows, domain_ids=domains.roll(1), places=places)
+    assert all(not torch.allclose(other[user], together[user], atol=1e-3) for user in range(3))
+
+
+def test_one_set_for_all_domains_wants_no_domain_ids():
+    shared = recipe({"tuner": "star", "star": {"domains": 1}})
+    model = of_domains(shared, 3)
+    assert domains_told_apart(model.encoder) == 1
+    assert domains_told_apart(of_domains(catalogue.adapter("serial"), 3).encoder) == 1
+    assert domains_told_apart(of_domains(catalogue.adapter("none"), 3).encoder) == 1
+    assert trained(model.encoder) == trained(of_domains(shared, 1).encoder)
+
+
+@pytest.mark.parametrize(("domains", "data"), [(0, "no domains"), (1, "no domains"), (4, "4 domains")])
+def test_a_number_of_domains_that_is_not_that_of_the_data(domains, data):
+    named = recipe({"tuner": "star", "star": {"domains": 3}})
+    with pytest.raises(SettingsError, match=rf"star\.domains = 3, but the data of the task has {data}\. .*\"data\""):
+        of_domains(named, domains)
+    assert domains_told_apart(of_domains(named, 3).encoder) == 3
+
+
+@pytest.mark.parametrize("name", ["star", "star_low_rank"])
+def test_weights_a_domain_are_saved_and_found_again(tmp_path, name):
+    adapter = catalogue.adapter(name)
+    facts = ModelFacts(adapter=adapter, encoder_revision="r", vocabulary_fingerprint="v")
+    model = of_domains(adapter, 3)
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    train(model, lambda model: model(histories(), labels=labels, domain_ids=DOMAINS).loss)
+    save_weights(model, folder=tmp_path, facts=facts)
+
+    again = of_domains(adapter, 3)
+    fill_weights(again, read_own_weights(tmp_path, facts), folder=tmp_path, facts=facts, given=facts.pairing)
+    assert torch.equal(by_domain(again), by_domain(model))
+    fewer = of_domains(adapter, 2)
+    with pytest.raises(RefusedError, match="adapter_model"):
+        fill_weights(fewer, read_own_weights(tmp_path, facts), folder=tmp_path, facts=facts, given=facts.pairing)

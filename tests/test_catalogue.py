@@ -127,7 +127,7 @@ def test_patch_wider_than_the_encoder(tmp_path: Path) -> None:
         ('tuner = "peft"', "a [peft] table belongs to"),
         ('tuner = "star"\n[star]\nform = "thin"', "star.form = \"thin\": expected 'full'"),
         ('tuner = "star"\n[star]\nrank = 2', "star: rank belongs to form = 'low_rank', and form is 'per_channel'"),
-        ('tuner = "star"\n[star]\ndomains = 0', "star.domains = 0: expected int >= 1"),
+        ('tuner = "star"\n[star]\ndomains = 0', "star.domains = 0: expected 'data' or int >= 1"),
         (PEFT.format("lorra", "convolutions"), "peft.method = \"lorra\": unknown method. Did you mean 'lora'"),
         (PEFT.format("lora", "conv"), "peft.where = \"conv\": expected 'convolutions' or 'norms'"),
         (PEFT.format("lora", "norms"), "peft: where = 'norms': the method lora can stand on convolutions, items"),

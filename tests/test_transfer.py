@@ -12,6 +12,7 @@ from peterrec.data.attribute import read_attribute, split_users
 from peterrec.data.prepared import open_prepared
 from peterrec.encoders.loading import load_encoder
 from peterrec.errors import DataError, SettingsError
+from peterrec.evaluation import classification_study
 from peterrec.inference import user_vectors
 from peterrec.stages import compare, finetune
 from peterrec.task_run import load_task
@@ -86,8 +87,10 @@ def test_full_fine_tuning_changes_the_encoder_and_scratch_starts_elsewhere(encod
 @pytest.mark.parametrize("name", ["tcl", "lora", "last_1", "parallel_published"])
 def test_a_run_with_any_tuner_predicts_the_same_once_loaded(name, encoder_folder, tmp_path, monkeypatch):
     kept = []
-    save_task = finetune.save_task
-    monkeypatch.setattr(finetune, "save_task", lambda model, **k: kept.append(model) or save_task(model, **k))
+    save_task = classification_study.save_task
+    monkeypatch.setattr(
+        classification_study, "save_task", lambda model, **k: kept.append(model) or save_task(model, **k)
+    )
     finetune.run(
         "gender",
         encoder=encoder_folder,
@@ -444,8 +447,10 @@ def test_readouts_of_whole_histories_and_a_fitted_head_come_back_as_they_were(
     tuner, encoder_folder, tmp_path, monkeypatch
 ):
     kept = []
-    save_task = finetune.save_task
-    monkeypatch.setattr(finetune, "save_task", lambda model, **k: kept.append(model) or save_task(model, **k))
+    save_task = classification_study.save_task
+    monkeypatch.setattr(
+        classification_study, "save_task", lambda model, **k: kept.append(model) or save_task(model, **k)
+    )
     (tmp_path / "mine.toml").write_text(WINNING, encoding="utf-8")
     metrics = finetune.run(
         tmp_path / "mine.toml",

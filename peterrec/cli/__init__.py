@@ -13,10 +13,12 @@ import typer
 
 from peterrec.cli.catalogue import list_, show
 from peterrec.cli.data import check, prepare
+from peterrec.cli.evaluation import evaluate
 from peterrec.cli.inference import encode, predict
 from peterrec.cli.launch import follow, leading, refuse_launch
+from peterrec.cli.pretraining import pretrain
 from peterrec.cli.recommend import recommend
-from peterrec.cli.training import compare, evaluate, finetune, pretrain
+from peterrec.cli.training import compare, finetune
 from peterrec.errors import PeterrecError
 from peterrec.training.launcher import leads
 

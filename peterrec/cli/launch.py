@@ -41,15 +41,11 @@ def follow() -> int:
 
     What all processes end with is said by the main one; what happened to this one alone is said here.
     """
-    from peterrec.stages import finetune, finetune_ranking, pretrain
+    from peterrec.stages import finetune, pretrain
     from peterrec.training.loop import InterruptedRun
     from peterrec.training.processes import DismissedError, LostProcessError, join
 
-    helped = {
-        "pretrain": pretrain.follow,
-        "finetune": finetune.follow,
-        "finetune_ranking": finetune_ranking.follow,
-    }
+    helped = {"pretrain": pretrain.follow, "finetune": finetune.follow}
     code = 0
     processes = None
     try:

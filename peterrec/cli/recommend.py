@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peterrec.cli import options
+from peterrec.cli import domain_panel, options
 from peterrec.cli.domain_input import of_both_logs, refuse_columns_of_target
 from peterrec.cli.log_input import LogOptions, open_log_input, world_log
 from peterrec.cli.options import ENCODER, BadRows, Device, TimeUnit, refuse_without_log
@@ -65,9 +65,9 @@ def recommend(
             rich_help_panel=options.LOG_PANEL,
         ),
     ] = None,
-    target_user: options.TargetUser = None,
-    target_item: options.TargetItem = None,
-    target_time: options.TargetTime = None,
+    target_user: domain_panel.TargetUser = None,
+    target_item: domain_panel.TargetItem = None,
+    target_time: domain_panel.TargetTime = None,
     items: Annotated[
         Path | None,
         typer.Option(

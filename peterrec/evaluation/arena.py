@@ -14,8 +14,10 @@ from peterrec.data.attribute import Attribute, Split, read_attribute, split_user
 from peterrec.data.prepared import PreparedLog, open_prepared
 from peterrec.encoders.loading import open_encoder, read_config
 from peterrec.errors import RefusedError
+from peterrec.evaluation.adapter_plan import AdapterPlan
+from peterrec.evaluation.contestants import RESERVED
 from peterrec.evaluation.costs import costs_of
-from peterrec.evaluation.training_plan import TrainingPlan, training_overrides
+from peterrec.evaluation.training_plan import training_overrides
 from peterrec.metrics.classification import Classified
 from peterrec.metrics.intervals import ClassificationRows, metric_intervals
 from peterrec.run_folder import data_of, read_run
@@ -26,7 +28,7 @@ MODEL = "model"
 
 
 @dataclass(frozen=True)
-class Plan(TrainingPlan):
+class Plan(AdapterPlan):
     """A resolved fine-tuning on labelled users: also where the data are, and the budget of labels."""
 
     task: TaskRecipe
@@ -42,6 +44,11 @@ class Plan(TrainingPlan):
         if self.task.adapter != AUTO:
             return self.task.adapter
         return "serial" if read_config(self.encoder).depth else "items_convex"
+
+    @property
+    def reserved(self) -> Sequence[str]:
+        """The names of the baselines and of the ceiling."""
+        return RESERVED
 
 
 def resolve(

@@ -10,10 +10,10 @@ from peterrec.baselines.bag_of_items import BagOfItems
 from peterrec.baselines.lsa import LatentSemantic
 from peterrec.baselines.majority import Majority
 from peterrec.evaluation.arena import Arena
+from peterrec.evaluation.contestants import BASELINES
 from peterrec.metrics.intervals import ClassificationRows, metric_intervals
 
 BASELINE = "baseline"
-NAMES = ("bag_of_items", "lsa", "majority")
 FACTORED_EVENTS = 20_000_000  # the most of a log whose latent factors are computed
 
 
@@ -30,7 +30,7 @@ def baselines(arena: Arena) -> tuple[list[dict[str, Any]], dict[str, list[Classi
         rows = attribute.rows[places]
         return histories.gather(rows, np.zeros_like(rows), histories.lengths[rows])
 
-    found: dict[str, dict[int, NDArray[np.float64]]] = {name: {} for name in NAMES}
+    found: dict[str, dict[int, NDArray[np.float64]]] = {name: {} for name in BASELINES}
     if int(histories.lengths.sum()) > FACTORED_EVENTS:
         del found["lsa"]
     seconds = dict.fromkeys(found, 0.0)

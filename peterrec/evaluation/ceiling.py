@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peterrec.evaluation.arena import Arena
+from peterrec.evaluation.contestants import ORACLE
 from peterrec.evaluation.world import world_of
 from peterrec.metrics.intervals import ClassificationRows, metric_intervals
-
-NAME = "oracle"
 
 
 def ceiling(arena: Arena) -> tuple[list[dict[str, Any]], dict[str, list[ClassificationRows]]]:
@@ -30,4 +29,4 @@ def ceiling(arena: Arena) -> tuple[list[dict[str, Any]], dict[str, list[Classifi
     }
     rows = arena.rows(found)
     seconds = time.perf_counter() - started
-    return [{"name": NAME, "role": "ceiling", "metrics": metric_intervals(rows), "seconds": seconds}], {NAME: rows}
+    return [{"name": ORACLE, "role": "ceiling", "metrics": metric_intervals(rows), "seconds": seconds}], {ORACLE: rows}

@@ -4,8 +4,6 @@ from collections.abc import Collection, Sequence
 
 from peterrec.catalogue import adapter, names
 from peterrec.errors import SettingsError, did_you_mean
-from peterrec.evaluation import ceiling as oracle
-from peterrec.evaluation.baselines import NAMES
 from peterrec.transfer import Contestant
 
 ALL = "all"
@@ -15,7 +13,9 @@ CONTROLS = {
     "scratch": "the same network trained from random weights",
     "random": "the first adapter that freezes the encoder, on one of random weights",
 }
-RESERVED = (*NAMES, oracle.NAME)
+BASELINES = ("bag_of_items", "lsa", "majority")
+ORACLE = "oracle"
+RESERVED = (*BASELINES, ORACLE)  # names of a classification's other rows
 Field = list[tuple[Contestant, str]]  # contestants with their roles
 
 
@@ -35,7 +35,10 @@ def contestants(adapters: Sequence[str], controls: Sequence[str], *, reserved: C
     if not adapters:
         raise SettingsError("--adapters names none; give at least one, such as serial.")
     chosen = [adapter(name) for name in adapters]
-    found = [(Contestant(recipe.name, recipe), "model") for recipe in chosen]
+    found = [
+        (Contestant(recipe.name, recipe, source=source), "model")
+        for recipe, source in zip(chosen, adapters, strict=True)
+    ]
     for name in controls:
         if name not in CONTROLS:
             raise SettingsError(f"There is no control {name!r}. {did_you_mean(name, CONTROLS)}")

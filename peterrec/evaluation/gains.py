@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from peterrec.metrics.intervals import Rows, gain_of, metric_draws
+from peterrec.metrics.intervals import REPLICATES, Rows, gain_of, metric_draws
 
 REFERENCE = "full"  # the adapter that all others are measured against: what one saves, and what it costs
 
@@ -19,6 +19,7 @@ def gains_of(
     *,
     baselines: Collection[str],
     metrics: Iterable[str],
+    replicates: int = REPLICATES,
 ) -> list[dict[str, Any]]:
     """The first model over everything else, the other models over `baselines` and over full fine-tuning.
 
@@ -27,7 +28,7 @@ def gains_of(
     reference = reference_of(models)
     found = []
     for metric in metrics:
-        draws = {name: metric_draws(each, metric=metric) for name, each in rows.items()}
+        draws = {name: metric_draws(each, metric=metric, replicates=replicates) for name, each in rows.items()}
         for model in models:
             for name in rows:
                 if name == model or (model != models[0] and name not in baselines and name != reference):

@@ -11,17 +11,29 @@ from peterrec.data.examples import split_pairs
 from peterrec.data.item_features import ItemFeatures, item_features
 from peterrec.encoders.loading import open_encoder
 from peterrec.errors import RefusedError, SettingsError
+from peterrec.evaluation.adapter_plan import AdapterPlan
 from peterrec.evaluation.cold_start import ColdStart
-from peterrec.evaluation.training_plan import TrainingPlan, training_overrides
+from peterrec.evaluation.cross_baselines import NAMES
+from peterrec.evaluation.training_plan import training_overrides
 from peterrec.ranking_recipe import TargetItems
 from peterrec.run_folder import read_run
 
 
 @dataclass(frozen=True)
-class RankingPlan(TrainingPlan):
+class RankingPlan(AdapterPlan):
     """A resolved fine-tuning of a task that ranks items."""
 
     task: RankingTask
+
+    @property
+    def adapter(self) -> str:
+        """The task's adapter."""
+        return self.task.adapter
+
+    @property
+    def reserved(self) -> Sequence[str]:
+        """The names of the baselines."""
+        return NAMES
 
 
 @dataclass(frozen=True)

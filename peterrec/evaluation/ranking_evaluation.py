@@ -12,8 +12,8 @@ from peterrec.errors import RefusedError
 from peterrec.evaluation.cold_start import ColdStart, Entrant, cold_start_results
 from peterrec.evaluation.cross_baselines import cold_start_baselines
 from peterrec.evaluation.encoder_sight import encoder_sight
+from peterrec.evaluation.ranking_fitted import measure_ranking
 from peterrec.evaluation.ranking_results import reported
-from peterrec.evaluation.ranking_trials import measure_ranking
 from peterrec.evaluation.split_file import read_split
 from peterrec.ranking_run import LoadedRanking, load_ranking
 from peterrec.run_folder import data_of, read_run

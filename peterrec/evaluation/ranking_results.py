@@ -11,8 +11,7 @@ from peterrec.evaluation.costs import costs_of
 from peterrec.evaluation.cross_baselines import cold_start_baselines
 from peterrec.evaluation.encoder_sight import encoder_sight
 from peterrec.evaluation.ranking_arena import RankingArena
-from peterrec.evaluation.ranking_trials import RankingFitted
-from peterrec.run_folder import FORMAT_VERSION
+from peterrec.evaluation.ranking_fitted import RankingFitted
 
 MEASURED = (
     "Memory is the peak of the process while training (on a CUDA device, of its tensors); the file holds adapter and "
@@ -26,23 +25,15 @@ def entrant_of(name: str, role: str, fitted: Mapping[int, RankingFitted], **fact
     return Entrant(name, role, measured, {**costs_of(fitted), **facts})
 
 
-def ranking_metrics_file(
-    arena: RankingArena, entrants: Sequence[Entrant], *, stage: str, curves: list[dict[str, Any]]
-) -> dict[str, Any]:
+def ranking_results(arena: RankingArena, entrants: Sequence[Entrant], *, effort: str = "") -> dict[str, Any]:
     """What metrics.json holds of `entrants`, the first of which is the model, and of all baselines."""
     plan = arena.plan
     baselines, skipped = cold_start_baselines(arena.cold)
     found = cold_start_results(arena.cold, [*entrants, *baselines], skipped=skipped, watched=plan.task.metric)
     found["results"] = [reported(result, plan.task.metrics) for result in found["results"]]
-    found["protocol"] = f"{found['protocol']} {MEASURED} {encoder_sight(plan.encoder, arena.pairs)}"
-    return {
-        "format_version": FORMAT_VERSION,
-        "stage": stage,
-        "task": plan.task.name,
-        "seeds": list(plan.seeds),
-        **found,
-        "curves": curves,
-    }
+    said = (found["protocol"], MEASURED, encoder_sight(plan.encoder, arena.pairs), effort)
+    found["protocol"] = " ".join(filter(None, said))
+    return found
 
 
 def reported(result: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

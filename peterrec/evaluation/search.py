@@ -2,32 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from peterrec.errors import DivergedError, SettingsError
-from peterrec.evaluation.resumable_trials import ResumableTrials, Trial
-from peterrec.transfer import Contestant, Trained
+from peterrec.evaluation.search_result import Searched
+from peterrec.evaluation.trial import ContestantT, ResultT, Trial
+from peterrec.evaluation.trials import Trials
 
 RATES = (5e-4, 2e-3, 8e-3)
 MANY = 5  # adapters from which on the best of them is likely a lucky one
 OWN = "recipe"  # each recipe's own rate, no search
-
-
-ResultT = TypeVar("ResultT", bound=Trained)
-
-
-@dataclass(frozen=True)
-class Searched(Generic[ResultT]):
-    """A contestant at its chosen rate for every seed, and each rate that was tried on the first one.
-
-    `tried` has {learning_rate, validation, best_epoch}, and `diverged` where the training did not hold.
-    """
-
-    fitted: dict[int, ResultT]
-    learning_rate: float
-    tried: list[dict[str, Any]]
-    seconds: float | None  # of all trainings of the search that held; None without one
 
 
 def parse_rates(text: str) -> tuple[float, ...] | None:
@@ -55,7 +39,7 @@ _WANTED = (
 
 
 def search(
-    contestant: Contestant, trials: ResumableTrials[Any, ResultT], *, rates: Sequence[float] | None
+    contestant: ContestantT, trials: Trials[ContestantT, ResultT], *, rates: Sequence[float] | None
 ) -> Searched[ResultT]:
     """Trains a contestant with each of `rates` on the first seed and with the best of them on the others.
 
@@ -65,7 +49,7 @@ def search(
     """
     plan = trials.arena.plan
     if rates is None:
-        rate = plan.settings(contestant.adapter).learning_rate
+        rate = plan.settings_of(contestant).learning_rate
         return Searched(trials.each_seed(contestant), rate, tried=[], seconds=None)
     first = plan.seeds[0]
     held: dict[float, ResultT] = {}
@@ -93,8 +77,8 @@ def search(
 
 
 def search_all(
-    field: Sequence[tuple[Contestant, str]],
-    trials: ResumableTrials[Any, ResultT],
+    field: Sequence[tuple[ContestantT, str]],
+    trials: Trials[ContestantT, ResultT],
     *,
     rates: Sequence[float] | None,
 ) -> tuple[dict[str, Searched[ResultT]], list[str]]:

@@ -40,7 +40,7 @@ def note_world(folder: Path, *, settings: WorldSettings, files: WorldFiles) -> N
         "settings": dataclasses.asdict(settings),
         "bad_rows": len(files.planted),
         "log": log,
-        "files": [*log, files.users.name, files.target.name],
+        "files": [*log, files.users.name, files.target.name, files.impressions.name],
     }
     (folder / NOTE_FILE).write_text(json.dumps(value, indent=2) + "\n", "utf-8")
 

@@ -5,8 +5,18 @@ from typing import Any
 from peterrec.report import reading
 from peterrec.report.confusion import class_recalls
 from peterrec.report.gains import telling
+from peterrec.report.outputs import (
+    MEANING,
+    SHOWN,
+    columns,
+    lines,
+    measured_against,
+    measured_domains,
+    measured_outputs,
+)
 from peterrec.report.page import flat_settings
-from peterrec.report.tables import LEGEND, MARK, cost_columns, result_rows
+from peterrec.report.resampling import interval_note, resampled
+from peterrec.report.tables import LEGEND, MARK, Cell, Row, cost_columns, result_rows
 
 PROVEN = f"\\{MARK}"  # escaped, or Markdown would read it as emphasis
 WHAT = {
@@ -15,6 +25,11 @@ WHAT = {
     "finetune": "An adapter and a head for one task, on a frozen, pretrained user encoder.",
     "evaluate": "An evaluation of a trained run.",
     "compare": "A comparison of adapters on one task and one split.",
+}
+OF_IMPRESSIONS = {
+    "finetune": "Probabilities of what follows an impression (click, conversion, …): experts and heads, on a frozen "
+    "user encoder where one was given.",
+    "compare": "A comparison of models of what follows an impression (click, conversion, …), on the same rows.",
 }
 INTENDED = {
     "prepare": "Training and evaluating encoders. The sequences are records of people: keep and share them as such.",
@@ -39,7 +54,8 @@ def card_markdown(metrics: dict[str, Any], *, title: str, settings: dict[str, An
     """The text of the card, as Markdown without raw HTML; what `metrics` does not hold is left out."""
     stage = str(metrics.get("stage", ""))
     blocks = [f"# {_text(title)}"]
-    blocks += [WHAT[stage]] if stage in WHAT else []
+    what = {**WHAT, **(OF_IMPRESSIONS if measured_outputs(metrics) else {})}
+    blocks += [what[stage]] if stage in what else []
     blocks += [_text(reading.verdict(metrics))] if metrics.get("results") else []
     if metrics.get("protocol"):
         blocks += ["## How it was measured", _text(metrics["protocol"])]
@@ -57,43 +73,82 @@ def card_markdown(metrics: dict[str, Any], *, title: str, settings: dict[str, An
 
 
 def _results(metrics: dict[str, Any]) -> list[str]:
-    rows, costs = result_rows(metrics), cost_columns(metrics)
+    rows, outputs = result_rows(metrics), measured_outputs(metrics)
     if not rows:
         return []
-    names = [_text(reading.label_of(name)) for name in reading.metric_names(metrics)]
-    lines = []
-    for row in rows:
-        cells = []
-        for cell in row.cells:
-            value = f"**{cell.value}**{PROVEN}" if cell.proven else cell.value
-            cells.append(f"{value} {cell.interval}".strip())
-        told = {
-            "against": [f"{row.against.value} {row.against.interval}".strip()],
-            "rate": [row.rate],
-            "trained": [row.trained, row.share],
-            "file": [row.file, row.memory],
-        }
-        cost = [text for name in costs for text in told[name]]
-        lines.append([_text(row.name), _text(row.role), *cells, *cost, row.seconds])
-    heads = {
-        "against": [f"{names[0]} over {_text(metrics.get('reference'))}" if names else ""],
-        "rate": ["learning rate"],
-        "trained": ["trained parameters", "share"],
-        "file": ["file", "peak memory"],
-    }
-    head = ["result", "role", *names, *(text for name in costs for text in heads[name]), "seconds"]
-    notes = "Value and 95 % interval (bootstrap over test users)."
+    table = _by_output(metrics) if outputs else _by_metric(metrics)
+    notes = interval_note(metrics)
     if any(cell.proven for row in rows for cell in row.cells):
         notes += f" {LEGEND.replace(MARK, PROVEN)}"
-    notes = " ".join([notes, *map(_text, reading.notes(metrics))])
-    blocks = ["## Results", _table(head, lines, texts=2), notes]
+    said = [MEANING, *measured_against(metrics)] if outputs else []
+    blocks = ["## Results", table, " ".join([notes, *map(_text, [*said, *reading.notes(metrics)])])]
+    if outputs and measured_domains(metrics):
+        blocks += ["## By domain", _by_domain(metrics)]
     shown = [
         f"- {_text(gain['of'])} over {_text(gain['over'])}, "
         f"{_text(reading.label_of(gain.get('metric', '')))}: "
         f"{reading.estimate(gain, signed=True)}, {reading.shows(gain, reading.main_metric(metrics))}"
         for gain in telling(metrics)
     ]
-    return [*blocks, "Paired gains over the same test users:", "\n".join(shown)] if shown else blocks
+    drawn = resampled(metrics).split(",")[0]
+    return [*blocks, f"Paired gains over the same {drawn}:", "\n".join(shown)] if shown else blocks
+
+
+def _by_metric(metrics: dict[str, Any]) -> str:
+    names = [_text(reading.label_of(name)) for name in reading.metric_names(metrics)]
+    found = [
+        [_text(row.name), _text(row.role), *map(_figure, row.cells), *_costs(metrics, row)]
+        for row in result_rows(metrics)
+    ]
+    return _table(["result", "role", *names, *_cost_heads(metrics)], found, texts=2)
+
+
+def _by_output(metrics: dict[str, Any]) -> str:
+    """A line for each output of each result; what a result cost stands on the first of them."""
+    measures, rows = columns(metrics, shown=SHOWN), []
+    for row, result in zip(result_rows(metrics), reading.results(metrics), strict=True):
+        costs = _costs(metrics, row)
+        for place, line in enumerate(lines(metrics, result, measures)):
+            told = costs if not place else [""] * len(costs)
+            rows.append([_text(row.name), _text(row.role), _text(line.output), *map(_figure, line.cells), *told])
+    names = [_text(reading.label_of(name)) for name in measures]
+    return _table(["result", "role", "output", *names, *_cost_heads(metrics)], rows, texts=3)
+
+
+def _by_domain(metrics: dict[str, Any]) -> str:
+    measures, rows = columns(metrics, shown=SHOWN), []
+    for result in reading.results(metrics):
+        for line in lines(metrics, result, measures, by_domain=True):
+            if line.domain is not None:
+                named = [_text(result.get("name", "")), _text(line.output), _text(line.domain)]
+                rows.append([*named, *map(_figure, line.cells)])
+    return _table(["result", "output", "domain", *(_text(reading.label_of(name)) for name in measures)], rows, texts=3)
+
+
+def _figure(cell: Cell) -> str:
+    value = f"**{cell.value}**{PROVEN}" if cell.proven else cell.value
+    return f"{value} {cell.interval}".strip()
+
+
+def _costs(metrics: dict[str, Any], row: Row) -> list[str]:
+    told = {
+        "against": [f"{row.against.value} {row.against.interval}".strip()],
+        "rate": [row.rate],
+        "trained": [row.trained, row.share],
+        "file": [row.file, row.memory],
+    }
+    return [*(text for name in cost_columns(metrics) for text in told[name]), row.seconds]
+
+
+def _cost_heads(metrics: dict[str, Any]) -> list[str]:
+    main = _text(reading.label_of(reading.main_metric(metrics) or ""))
+    heads = {
+        "against": [f"{main} over {_text(metrics.get('reference'))}".strip()],
+        "rate": ["learning rate"],
+        "trained": ["trained parameters", "share"],
+        "file": ["file", "peak memory"],
+    }
+    return [*(text for name in cost_columns(metrics) for text in heads[name]), "seconds"]
 
 
 def _classes(metrics: dict[str, Any]) -> list[str]:

@@ -3,7 +3,10 @@
 from typing import TYPE_CHECKING
 
 from peterrec.report import reading
+from peterrec.report.output_console import outputs_table
+from peterrec.report.outputs import measured_outputs
 from peterrec.report.reading import Metrics
+from peterrec.report.resampling import interval_note
 from peterrec.report.tables import LEGEND, MARK, Cell, Row, cost_columns, result_rows
 
 if TYPE_CHECKING:
@@ -21,8 +24,10 @@ def results_table(metrics: Metrics, *, width: int = 100) -> "Table":
 
     Up to four metrics stand side by side (two on 80 columns; fewer beside costs and gains), the interval below the
     value. More stand below each other, unless that fills more than a screen: then only the first are shown and the
-    caption names the others.
+    caption names the others. Impressions have a table of their own.
     """
+    if measured_outputs(metrics):
+        return outputs_table(metrics, width=width)
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -104,7 +109,7 @@ def _fitting(costs: list[str], width: int) -> list[str]:
 
 
 def _notes(metrics: Metrics, rows: list[Row], *, shown: list[str], costs: list[str]) -> list[str]:
-    notes = ["Value and 95 % interval (bootstrap over test users)."]
+    notes = [interval_note(metrics)]
     notes += [LEGEND] if any(cell.proven for row in rows for cell in row.cells[: len(shown)]) else []
     if "against" in costs:
         metric = reading.label_of(reading.main_metric(metrics) or "")

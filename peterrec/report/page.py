@@ -6,9 +6,14 @@ from importlib import metadata, resources
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from peterrec.report import curves, gains, plots, reading, tables
+from peterrec.report import curves, gains, reading, tables
+from peterrec.report.calibration import by_output, calibration_html
 from peterrec.report.confusion import confusion_html
+from peterrec.report.figure import capital, figure_html, figures_html
+from peterrec.report.forests import forests_html, gain_forest_html
 from peterrec.report.log_summary import distributions, summary_html, summary_verdict
+from peterrec.report.output_tables import domains_html, outputs_html
+from peterrec.report.outputs import measured_outputs
 from peterrec.report.reading import Metrics
 from peterrec.report.trade_off import Point, trade_off_svg
 
@@ -43,17 +48,20 @@ def report_html(
     said = reading.verdict(metrics) if metrics.get("results") else summary_verdict(summary or {})
     said = said or reading.verdict(metrics)
     protocol, confusion = metrics.get("protocol"), _confusion(metrics)
+    outputs = measured_outputs(metrics)
+    results = outputs_html(metrics) if outputs else tables.results_html(metrics)
     sections = [
         f'<section class="verdict" aria-label="Verdict"><p>{escape(said)}</p></section>',
         _section("How it was measured", f"<p>{escape(reading.plain(protocol))}</p>" if protocol else ""),
         _section(
             "Results",
-            tables.results_html(metrics) + _figures(_forest(metrics), _gain_forest(metrics), _trade_off(metrics)),
+            results + figures_html(forests_html(metrics), gain_forest_html(metrics), _trade_off(metrics)),
         ),
+        _section("By domain", domains_html(metrics) if outputs else ""),
         _section("Gains", gains.gains_html(metrics), half=True),
         _section("Learning curves", _curves(metrics), half=True),
         _section("Confusion matrix", confusion, half="confusion many" not in confusion),
-        _section("Calibration", _calibration(metrics), half=True),
+        _section("Calibration", calibration_html(metrics), half=not by_output(metrics)),
         _section("Data", (summary_html(summary) if summary else "") + _distributions(metrics, summary)),
         _section("Use it", "".join(f"<pre><code>{escape(line)}</code></pre>" for line in usage)),
         _details("Settings", flat_settings(settings)),
@@ -139,63 +147,6 @@ def _details(heading: str, pairs: Sequence[tuple[str, str]]) -> str:
     return f"<details><summary>{heading}</summary>{table}</details>" if table else ""
 
 
-def _figure(svg: str, caption: str, heading: str = "") -> str:
-    above = f"<h3>{escape(heading)}</h3>" if heading else ""
-    return f"<figure>{above}{svg}<figcaption>{escape(caption)}</figcaption></figure>" if svg else ""
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _figures(*figures: str) -> str:
-    found = "".join(figures)
-    return f'<div class="figures">{found}</div>' if found else ""
-
-
-def _dot(name: str, role: str, figure: Mapping[str, Any], *, signed: bool = False) -> plots.Dot | None:
-    value = reading.finite(figure.get("value"))
-    low, high = reading.finite(figure.get("low")), reading.finite(figure.get("high"))
-    text = reading.estimate(figure, signed=signed)
-    return None if value is None else plots.Dot(reading.plain(name), role, value, low, high, text)
-
-
-def _forest(metrics: Metrics) -> str:
-    metric = reading.main_metric(metrics)
-    if metric is None:
-        return ""
-    rows = [(r.get("name", ""), r.get("role", "model"), reading.figure_of(r, metric)) for r in reading.results(metrics)]
-    dots = [dot for row in rows if (dot := _dot(*row)) is not None]
-    if len(dots) < 2:
-        return ""
-    name = reading.label_of(metric)
-    told = "; ".join(f"{dot.name} {dot.text}" for dot in dots)
-    svg = plots.forest_svg(dots, prefix="forest", label=f"{name} with 95 % intervals: {told}")
-    roles = {"model": "● model", "control": "◇ control", "baseline": "□ baseline", "ceiling": "△ ceiling"}
-    key = ", ".join(text for role, text in roles.items() if any(dot.role == role for dot in dots))
-    return _figure(svg, f"95 % intervals over test users ({key}).", _capital(name))
-
-
-def _gain_forest(metrics: Metrics) -> str:
-    metric = reading.main_metric(metrics)
-    rows = gains.telling(metrics)
-    of, over = ({reading.plain(gain[side]) for gain in rows} for side in ("of", "over"))
-    heading = f"Gain in {reading.label_of(metric)}"
-    name = "{of} over {over}"
-    if len(over) == 1:  # what all rows share stands in the heading, so that names have room
-        heading, name = f"{heading} over {min(over)}", "{of}"
-    elif len(of) == 1:
-        heading, name = f"{heading} of {min(of)}", "over {over}"
-    named = [(name.format(of=gain["of"], over=gain["over"]), gain) for gain in rows]
-    dots = [dot for text, gain in named if (dot := _dot(text, "model", gain, signed=True))]
-    if not dots:
-        return ""
-    told = "; ".join(f"{dot.name} {dot.text}" for dot in dots)
-    svg = plots.forest_svg(dots, prefix="gains", label=f"{heading}: {told}", zero=True)
-    caption = "Paired gains with 95 % intervals; one across the thick line at 0 shows no difference."
-    return _figure(svg, caption, heading)
-
-
 def _trade_off(metrics: Metrics) -> str:
     metric = reading.main_metric(metrics)
     if metric is None or metrics.get("stage") != "compare":
@@ -214,8 +165,8 @@ def _trade_off(metrics: Metrics) -> str:
     told = "; ".join(f"{p.name}: {reading.parameters(p.parameters)}, {reading.number(p.value)}" for p in points)
     svg = trade_off_svg(points, line=line, prefix="trade-off", label=f"{name} against trained parameters: {told}")
     below = "; the dashed line is the best baseline" if line else ""
-    caption = f"{_capital(name)} with 95 % intervals over the parameters that train, the head included{below}."
-    return _figure(svg, caption, f"{_capital(name)} against trained parameters")
+    caption = f"{capital(name)} with 95 % intervals over the parameters that train, the head included{below}."
+    return figure_html(svg, caption, f"{capital(name)} against trained parameters")
 
 
 def _curves(metrics: Metrics) -> str:
@@ -223,7 +174,7 @@ def _curves(metrics: Metrics) -> str:
     metric = curves.validation_metric(entries, reading.main_metric(metrics))
     told = f"Training loss{f' and validation {reading.label_of(metric)}' if metric else ''} while training"
     svg = curves.curves_svg(entries, metric=metric, prefix="curves", label=f"{told}.")
-    return _figure(svg, told + ("; a star marks the best epoch." if metric else "."))
+    return figure_html(svg, told + ("; a star marks the best epoch." if metric else "."))
 
 
 def _confusion(metrics: Metrics) -> str:
@@ -232,14 +183,7 @@ def _confusion(metrics: Metrics) -> str:
     return f'{table}<p class="note">{note}</p>' if table else ""
 
 
-def _calibration(metrics: Metrics) -> str:
-    what = "Accuracy against confidence"
-    svg = plots.calibration_svg(metrics.get("calibration") or {}, prefix="calibration", label=f"{what}, by bins.")
-    caption = f"{what}: on the dashed line the model is as often right as it claims; below it, it claims too much."
-    return _figure(svg, caption)
-
-
 def _distributions(metrics: Metrics, summary: Mapping[str, Any] | None) -> str:
     found = list(distributions(metrics.get("histograms") or {}, "", prefix="histogram", bare=True))
     found += distributions(summary or {}, "", prefix="summary", bare=False)
-    return _figures(*(_figure(svg, caption, _capital(title)) for title, svg, caption in found))
+    return figures_html(*(figure_html(svg, caption, capital(title)) for title, svg, caption in found))

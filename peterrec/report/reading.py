@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
+from peterrec.metrics.measure_name import MeasureName, measure_of
+
 Metrics = Mapping[str, Any]
 
 ABSENT = "–"
-ACRONYMS = re.compile(r"\b(?:roc|g?auc|f1|n?dcg|hr|mrr|map|ctr|cvr)\b")
-LOWER_IS_BETTER = ("loss", "error", "ece", "nll", "brier", "perplexity", "entropy", "mae", "rmse")
+ACRONYMS = re.compile(r"\b(?:roc|g?auc|f1|n?dcg|hr|mrr|map|ctr|cvr|ctcvr|ctavr|ne|pcoc|rmse)\b")
+LOWER_IS_BETTER = ("loss", "error", "ece", "nll", "ne", "brier", "perplexity", "entropy", "mae", "rmse")
 VERDICT_MODELS = 4  # a paragraph, not a second table
 
 
@@ -41,7 +43,11 @@ def number(value: object, *, signed: bool = False) -> str:
 
 
 def label_of(metric: object) -> str:
-    """A metric's name for people: "balanced accuracy" for `balanced_accuracy`, "ROC AUC" for `roc_auc`."""
+    """A metric's name for people: "balanced accuracy" for `balanced_accuracy`, "CTR AUC (a)" for `ctr/auc/domain=a`."""
+    known = MeasureName.parse(plain(metric))
+    if known is not None:
+        domain = f" ({known.domain})" * (known.domain is not None)
+        return f"{label_of(known.output)} {label_of(known.measure)}{domain}"
     return ACRONYMS.sub(lambda match: match[0].upper(), plain(metric).replace("_", " "))
 
 
@@ -136,7 +142,7 @@ def main_metric(metrics: Metrics) -> str | None:
 
 def lower_is_better(metric: str) -> bool:
     """Whether small values of `metric` are good (losses and errors)."""
-    words = metric.casefold().replace("_", " ").replace("-", " ").split()
+    words = measure_of(metric).casefold().replace("_", " ").replace("-", " ").split()
     return any(word in LOWER_IS_BETTER for word in words)
 
 
@@ -181,21 +187,21 @@ def gain_over_reference(metrics: Metrics, name: object) -> dict[str, Any] | None
 
 def notes(metrics: Metrics) -> list[str]:
     """What the run has to say of its own figures."""
-    found = metrics.get("notes")
-    return [plain(note) for note in found] if isinstance(found, list) else []
+    return [plain(note) for note in found] if isinstance(found := metrics.get("notes"), list) else []
 
 
 def shows(gain: Metrics, metric: str | None = None) -> str:
-    """What a paired gain shows: "better", "worse", or "no difference shown" where its interval holds 0.
-
-    Without a finite interval nothing is claimed: "no interval".
-    """
+    """What a paired gain shows: "better", "worse" ("differs" in PCOC), "no difference shown" where 0 is within its
+    interval; "no interval" where it has none: then nothing is claimed."""
     low, high = finite(gain.get("low")), finite(gain.get("high"))
     if low is None or high is None:
         return "no interval"
     if low <= 0 <= high:
         return "no difference shown"
-    return "better" if (low > 0) != lower_is_better(str(gain.get("metric") or metric or "")) else "worse"
+    name = measure_of(str(gain.get("metric") or metric or ""))
+    if name == "pcoc":  # 1 is right: more is neither better nor worse
+        return "differs"
+    return "better" if (low > 0) != lower_is_better(name) else "worse"
 
 
 def proven(metrics: Metrics, name: object, metric: str) -> bool:

@@ -97,9 +97,43 @@ def scrolling(table: str, label: str) -> str:
 
 def results_html(metrics: Metrics) -> str:
     """The results as an HTML table; the mark means what `LEGEND` says."""
-    names, rows, costs = reading.metric_names(metrics), result_rows(metrics), cost_columns(metrics)
+    names, rows = reading.metric_names(metrics), result_rows(metrics)
     if not rows:
         return ""
+    head = "".join(f'<th scope="col">{escape(reading.label_of(name))}</th>' for name in names)
+    body = ""
+    for row in rows:
+        cells = "".join(cell_html(cell) for cell in row.cells) + costs_html(metrics, row)
+        body += f'<tr class="{role_class(row)}">{name_html(row)}{cells}</tr>'
+    table = (
+        f'<table class="results"><thead><tr><th scope="col">result</th>{head}{cost_heads_html(metrics)}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
+    notes = [LEGEND] if any(cell.proven for row in rows for cell in row.cells) else []
+    notes += reading.notes(metrics)
+    return scrolling(table, "Results") + notes_html(notes)
+
+
+def cell_html(cell: Cell) -> str:
+    """A figure as a cell of a table."""
+    if cell.proven:
+        return f'<td class="figure proven"><b>{cell.value}{MARK}</b><small>{cell.interval}</small></td>'
+    return _figure(cell.value, cell.interval)
+
+
+def name_html(row: Row, *, lines: int = 1) -> str:
+    """A result's name and role, beside so many lines of its figures."""
+    over = f' rowspan="{lines}"' if lines > 1 else ""
+    return f'<th scope="row"{over}>{escape(row.name)}<small class="role">{escape(row.role)}</small></th>'
+
+
+def role_class(row: Row) -> str:
+    """The class of a line of the table."""
+    return row.role if row.role in ("model", "control", "baseline", "ceiling") else "other"
+
+
+def cost_heads_html(metrics: Metrics) -> str:
+    """The heads of the columns that `costs_html` fills."""
     heads = {
         "against": f"over {escape(reading.plain(metrics.get('reference')))}"
         f"<small>{escape(reading.label_of(reading.main_metric(metrics) or ''))}</small>",
@@ -107,41 +141,35 @@ def results_html(metrics: Metrics) -> str:
         "trained": "trained parameters<small>share of all</small>",
         "file": "file<small>peak memory</small>",
     }
-    searched = any(row.search != reading.ABSENT for row in rows)
-    head = "".join(f'<th scope="col">{escape(reading.label_of(name))}</th>' for name in names)
-    head += "".join(f'<th scope="col">{heads[name]}</th>' for name in costs)
-    head += f'<th scope="col">seconds{"<small>of the search</small>" if searched else ""}</th>'
-    body = ""
-    for row in rows:
-        cells = "".join(
-            f'<td class="figure proven"><b>{cell.value}{MARK}</b><small>{cell.interval}</small></td>'
-            if cell.proven
-            else _figure(cell.value, cell.interval)
-            for cell in row.cells
-        )
-        told = {
-            "against": (row.against.value, row.against.interval),
-            "rate": (row.rate, ""),
-            "trained": (row.trained, row.share),
-            "file": (row.file, row.memory),
-        }
-        cells += "".join(_figure(*told[name]) for name in costs)
-        cells += _figure(row.seconds, row.search if searched else "")
-        role = row.role if row.role in ("model", "control", "baseline", "ceiling") else "other"
-        body += (
-            f'<tr class="{role}"><th scope="row">{escape(row.name)}'
-            f'<small class="role">{escape(row.role)}</small></th>{cells}</tr>'
-        )
-    table = (
-        f'<table class="results"><thead><tr><th scope="col">result</th>{head}</tr></thead><tbody>{body}</tbody></table>'
-    )
-    notes = [LEGEND] if any(cell.proven for row in rows for cell in row.cells) else []
-    notes += reading.notes(metrics)
-    return scrolling(table, "Results") + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    searched = "<small>of the search</small>" if _searched(metrics) else ""
+    told = "".join(f'<th scope="col">{heads[name]}</th>' for name in cost_columns(metrics))
+    return f'{told}<th scope="col">seconds{searched}</th>'
 
 
-def _figure(value: str, below: str) -> str:
-    return f'<td class="figure">{value}{f"<small>{below}</small>" if below else ""}</td>'
+def costs_html(metrics: Metrics, row: Row, *, lines: int = 1) -> str:
+    """What a result cost, beside so many lines of its figures."""
+    told = {
+        "against": (row.against.value, row.against.interval),
+        "rate": (row.rate, ""),
+        "trained": (row.trained, row.share),
+        "file": (row.file, row.memory),
+    }
+    cells = "".join(_figure(*told[name], lines=lines) for name in cost_columns(metrics))
+    return cells + _figure(row.seconds, row.search if _searched(metrics) else "", lines=lines)
+
+
+def notes_html(notes: Sequence[str]) -> str:
+    """Lines below a table."""
+    return "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+
+
+def _searched(metrics: Metrics) -> bool:
+    return any(reading.finite(result.get("search_seconds")) is not None for result in reading.results(metrics))
+
+
+def _figure(value: str, below: str, *, lines: int = 1) -> str:
+    over = f' rowspan="{lines}"' if lines > 1 else ""
+    return f'<td class="figure"{over}>{value}{f"<small>{below}</small>" if below else ""}</td>'
 
 
 def pairs_html(pairs: Sequence[tuple[str, str]], label: str) -> str:

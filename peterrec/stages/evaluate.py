@@ -13,6 +13,7 @@ from peterrec.data.prepared import PreparedLog, open_prepared
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.encoders.loading import open_encoder
 from peterrec.errors import DataError, RefusedError, SettingsError
+from peterrec.evaluation.impression_evaluation import evaluate_impressions
 from peterrec.evaluation.next_item import evaluate_next_item
 from peterrec.evaluation.ranking_evaluation import evaluate_ranking
 from peterrec.evaluation.split_file import read_split
@@ -66,6 +67,19 @@ def run(
             model=model,
             data=pairs.folder,
             summary=pairs_summary(pairs.summary),
+            resolved=resolved,
+            overwrite=overwrite,
+        )
+    if stage == "finetune" and kind_of(run_facts) == "impressions":
+        metrics, impressions = evaluate_impressions(
+            model, data=data, encoder=encoder, continued=continued, device=where
+        )
+        return _write(
+            metrics,
+            output=output,
+            model=model,
+            data=impressions.folder,
+            summary=impressions.summary,
             resolved=resolved,
             overwrite=overwrite,
         )

@@ -8,14 +8,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def user_progress(title: str, *, users: int, console: Console | None = None) -> Iterator[Callable[[int], None]]:
-    """A function that is told how many more of `users` are done; the bar is on standard error and goes at the end."""
+def user_progress(
+    title: str, *, users: int, noun: str = "users", console: Console | None = None
+) -> Iterator[Callable[[int], None]]:
+    """A function that is told how many more of `users`, or of what `noun` says, are done.
+
+    The bar is on standard error and goes at the end.
+    """
     console = console or Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("users"),
+        TextColumn(noun),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

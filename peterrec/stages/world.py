@@ -16,11 +16,12 @@ FOLDER = Path("runs/world")
 RAW = Path("runs/world-log")  # what was prepared in FOLDER
 CHECKED = Path("runs/world-raw")  # the same with bad rows in it
 PLANTED = 8
+IMPRESSIONS = "impressions.csv"
 DEFAULT = WorldSettings()
 
 
 def write_world(folder: Path, *, settings: WorldSettings, bad_rows: int = 0) -> list[Path]:
-    """Writes the raw files of a world (log in two parts, users, target domain) into `folder`; returns the log.
+    """Writes a world's raw files (log in two parts, users, target domain, impressions) to `folder`; returns the log.
 
     Replaces a folder that holds a world and nothing else; raises SettingsError for any other that is not empty.
     """
@@ -51,6 +52,19 @@ def domain_logs(folder: Path = RAW, *, settings: WorldSettings | None = None) ->
     """The world's log as source and that of its target domain, in `folder` as `raw_log` writes it."""
     source = raw_log(folder, settings=settings)
     return TwoLogs(source, folder / "target.csv", source_columns=COLUMNS, target_columns=COLUMNS)
+
+
+def impression_log(folder: Path = RAW, *, settings: WorldSettings | None = None) -> Path:
+    """The world's impressions in `folder`, written as `raw_log` does.
+
+    The raw files are written anew beside them if they are there without impressions. Raises SettingsError.
+    """
+    raw_log(folder, settings=settings)
+    path = folder / IMPRESSIONS
+    note = read_note(folder)
+    if note is None or path.name not in note.files:  # of a version that had none
+        write_world(folder, settings=DEFAULT if settings is None else settings)
+    return path
 
 
 def run(

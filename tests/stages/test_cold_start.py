@@ -14,14 +14,14 @@ from peterrec.data.prepared import open_prepared
 from peterrec.data.source_part import WithoutItems
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.ranking_run import load_ranking
-from peterrec.stages import compare_ranking, evaluate, finetune_ranking, predict, prepare, pretrain, world
+from peterrec.stages import compare, evaluate, finetune, predict, prepare, pretrain, world
 
 
 @pytest.fixture(scope="module")
 def cold(encoder_folder, world_log):
     output = encoder_folder.with_name("cold")
     logs = world.TwoLogs(world.log_files(world_log), world_log / "target.csv", world.COLUMNS, world.COLUMNS)
-    finetune_ranking.run(
+    finetune.run(
         "cold_start",
         encoder=encoder_folder,
         output=output,
@@ -84,7 +84,7 @@ def test_the_source_part_of_a_log_holds_nothing_of_the_target(tmp_path, before):
 
 def test_a_comparison_has_every_contestant_and_baseline_on_the_same_users(encoder_folder, world_log, tmp_path):
     logs = world.TwoLogs(world.log_files(world_log), world_log / "target.csv", world.COLUMNS, world.COLUMNS)
-    found = compare_ranking.run(
+    found = compare.run(
         "cold_start",
         encoder=encoder_folder,
         output=tmp_path / "compare",
@@ -131,7 +131,7 @@ def one_log(world_log, small_settings, tmp_path_factory):
 
 def test_one_log_is_divided_by_its_items(one_log, tmp_path):
     folder, logs = one_log
-    found = finetune_ranking.run(
+    found = finetune.run(
         "cold_start",
         encoder=folder / "source-encoder",
         output=tmp_path / "cold",
@@ -147,7 +147,7 @@ def test_one_log_is_divided_by_its_items(one_log, tmp_path):
 def test_an_encoder_that_has_seen_the_target_events_is_refused(one_log, tmp_path):
     folder, logs = one_log
     with pytest.raises(RefusedError, match="without-items"):
-        finetune_ranking.run(
+        finetune.run(
             "cold_start",
             encoder=folder / "all-encoder",
             output=tmp_path / "cold",

@@ -1,5 +1,7 @@
 """The raw log of the embedded world: written once, never over what is somebody else's."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,39 @@ def test_the_raw_log_is_written_once_and_mended(tmp_path):
     assert content(world.RAW) == before
     world.raw_log(bad_rows=2)
     assert content(world.RAW)["log-0.csv"] != before["log-0.csv"]
+
+
+def test_the_impressions_lie_beside_the_log():
+    path = world.impression_log()
+    assert path == world.RAW / "impressions.csv"
+    truth, written = content(world.RAW), path.stat().st_mtime_ns
+    assert truth["impressions.csv"].startswith(
+        b"user,item,timestamp,domain,position,device,click,cart,conversion,like,"
+    )
+    assert world.impression_log() == path
+    assert path.stat().st_mtime_ns == written
+    path.unlink()
+    assert world.impression_log() == path
+    assert content(world.RAW) == truth
+    other = world.impression_log(Path("other"), settings=dataclasses.replace(SMALL, seed=1))
+    assert other.read_bytes() != truth["impressions.csv"]
+
+
+def test_a_world_of_a_version_without_impressions_gets_them():
+    world.raw_log()
+    truth = content(world.RAW)
+    note = json.loads(truth["world.json"])
+    note["files"].remove("impressions.csv")
+    (world.RAW / "world.json").write_text(json.dumps(note))
+    (world.RAW / "impressions.csv").unlink()
+    log = world.raw_log()
+    assert not (world.RAW / "impressions.csv").exists(), "the log itself needs no new files"
+    assert world.impression_log() == world.RAW / "impressions.csv"
+    assert world.raw_log() == log
+    assert content(world.RAW) == truth
+    (world.RAW / "world.json").write_text(json.dumps(note))
+    with pytest.raises(SettingsError, match=r"impressions\.csv"):  # a file that no note knows may be anybody's
+        world.impression_log()
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path):

@@ -82,7 +82,7 @@ class Case:
 
     @property
     def domains(self) -> int:
-        return self.recipe.star.domains if self.recipe.star else 0
+        return self.recipe.star_domains() if self.recipe.star else 0
 
     @property
     def readout(self) -> str:

@@ -32,6 +32,11 @@ class LogColumns:
         """The wanted columns, each once."""
         return list(dict.fromkeys(n for n in (self.user, self.item, self.time) if n is not None))
 
+    @property
+    def ids(self) -> list[str]:
+        """The columns that hold ids, each once."""
+        return list(dict.fromkeys((self.user, self.item)))
+
 
 def missing(
     file: str, wanted: Iterable[str], names: Sequence[str], findings: Findings, *, optional: str | None = None
@@ -92,7 +97,7 @@ def time_kind(kind: pa.DataType) -> TimeKind | None:
 def refuse_types(file: str, schema: pa.Schema, columns: LogColumns, findings: Findings) -> bool:
     """Whether a column has a type that ids or times cannot have; each such column becomes a fatal problem."""
     found = False
-    for name in dict.fromkeys((columns.user, columns.item)):
+    for name in columns.ids:
         kind = schema.field(name).type
         if id_kind(kind) is None:
             fix = f"the column holds {kind}, but ids must be text or integers; "

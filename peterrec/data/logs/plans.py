@@ -49,8 +49,7 @@ def _typed(
         return None
     if refuse_types(name, schema, columns, findings):
         return None
-    ids = (columns.user, columns.item)
-    kinds: dict[str, IdKind] = {c: cast(IdKind, id_kind(schema.field(c).type)) for c in ids}
+    kinds: dict[str, IdKind] = {c: cast(IdKind, id_kind(schema.field(c).type)) for c in columns.ids}
     time = None if columns.time is None else time_kind(schema.field(columns.time).type)
     return Part(name, relation, sql.typed(relation, columns, time=time), names, kinds, arrow=arrow)
 

@@ -36,13 +36,48 @@ attributes and target domain follow a second persona, drawn independently of the
 **Lengths** are log-normal (σ = .6), clipped. **Times** are whole seconds with ties; among them the order of
 the rows is the order of the history.
 
-**Not here yet**: impressions with clicks and conversions in several domains.
+**Impressions.** A user opens 2 + Geometric(1/3) lists, at most 12, from 10 minutes after the last event of the
+history on, 1.5 days apart: some lie between events of the target domain. A list is opened in a domain d (a section
+of the app: home .6, search .3, deals .1) on a device v (phone .6, tablet .1, desktop .3; mostly the user's own),
+neither of which hangs on the persona. It shows 6 to 10 different items of the target domain, drawn by
+popularity, in the order of quality + noise: item j of topic k stands at position r = 1, 2, … . Then, with tables
+drawn for each domain, persona and topic (`ImpressionParameters`) and traits of the items,
+
+    p(click)                 = σ(click_d,m(k) + .6·quality(j) − e_v·ln r),   e = .9 phone, .7 tablet, .5 desktop
+    p(like)                  = σ(like_d,m(k)  + .4·quality(j))
+    p(cart | click)          = σ(cart_d,m(k)  + .6·worth(j))
+    p(conversion | cart)     = σ(from_cart_d,m(k)    + .6·worth(j))
+    p(conversion | click, no cart) = σ(without_cart_d,m(k) + .6·worth(j))
+    ln (seconds of dwell)    = stay_d,m(k) + .8·Normal,   after a click
+    completion               = [ln (seconds of dwell) ≥ length(j)]
+
+Each table is a base rate of the domain plus a taste, of whose own part 70 % of the variance is common to the
+domains and 30 % a domain's own. The taste for clicks follows φ; that for cart and conversion follows the clicks in
+part; that for likes follows them for half of the topics and turns them round for the other half: what raises one
+lowers the other. A like needs no click; cart, conversion, dwell and completion do. About .2 of the impressions are
+clicked, .1 of the clicks convert. With `related=False` all of it follows the second persona.
+
+What a history tells of an impression is a mixture over personas, weighed by p(m | history); p(conversion | click)
+weighs them by p(m | history)·p(click | m), since the click tells of the persona too.
 """
 
 from peterrec.data.synthetic.histories import Histories
+from peterrec.data.synthetic.impression_oracle import ImpressionProbabilities
+from peterrec.data.synthetic.impression_parameters import ImpressionParameters
+from peterrec.data.synthetic.impressions import Impressions
 from peterrec.data.synthetic.parameters import Parameters
 from peterrec.data.synthetic.settings import WorldSettings
 from peterrec.data.synthetic.world import World
 from peterrec.data.synthetic.world_files import PlantedRow, WorldFiles
 
-__all__ = ["Histories", "Parameters", "PlantedRow", "World", "WorldFiles", "WorldSettings"]
+__all__ = [
+    "Histories",
+    "ImpressionParameters",
+    "ImpressionProbabilities",
+    "Impressions",
+    "Parameters",
+    "PlantedRow",
+    "World",
+    "WorldFiles",
+    "WorldSettings",
+]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from peterrec.data.synthetic import oracle
+from peterrec.data.synthetic import impression_oracle, oracle
 from peterrec.data.synthetic.histories import Histories
+from peterrec.data.synthetic.impression_oracle import ImpressionProbabilities, Shown
+from peterrec.data.synthetic.impression_parameters import DEVICES, DOMAINS, POSITIONS, ImpressionParameters
+from peterrec.data.synthetic.impressions import Impressions, draw_impressions
 from peterrec.data.synthetic.parameters import Parameters
 from peterrec.data.synthetic.sampling import (
     draw_attribute,
@@ -54,7 +58,7 @@ class World:
         """Draw a world; the same settings give the same world, byte for byte."""
         settings = settings or WorldSettings()
         # A stream each, so that e.g. `related` leaves the histories as they are.
-        streams = [np.random.Generator(np.random.PCG64([settings.seed, stream])) for stream in range(7)]
+        streams = [_stream(settings, number) for number in range(7)]
         parameters = Parameters.draw(settings, rng=streams[0])
         count = settings.users
         personas = (streams[1].random(count) * settings.personas).astype(np.int64)
@@ -95,13 +99,41 @@ class World:
             label_personas=label_personas,
         )
 
+    @cached_property
+    def impression_parameters(self) -> ImpressionParameters:
+        """What decides on clicks and what follows them."""
+        return ImpressionParameters.draw(self.settings, parameters=self.parameters, rng=_stream(self.settings, 7))
+
+    @cached_property
+    def impressions(self) -> Impressions:
+        """What users were shown of the target domain after their histories, and what came of it; drawn when asked."""
+        return draw_impressions(
+            self.impression_parameters,
+            target=self.parameters.target,
+            personas=self.label_personas,
+            last=self.times[self.histories.offsets[1:] - 1],
+            rng=_stream(self.settings, 8),
+        )
+
+    def impression_table(self) -> pa.Table:
+        """The impressions, sorted by time: user, item, time, domain, position, device, click, cart, conversion, like,
+        dwell and completion (null where there was no click)."""
+        return self.impressions.table(users=self.users, items=self.target_items)
+
     def log_table(self) -> pa.Table:
         """The log: user, item (text), time (seconds), sorted by time; ties keep the order of the history."""
         return _log(self.histories, self.times, users=self.users, items=self.items)
 
     def write(self, folder: Path, *, bad_rows: int = 0) -> WorldFiles:
-        """Write the log in two parts (the later one gzipped), users and target domain; see `write_files`."""
-        return write_files(folder, log=self.log_table(), labels=self.labels, target=self.target, bad_rows=bad_rows)
+        """Write the log in two parts (the later one gzipped), users, target domain, impressions; see `write_files`."""
+        return write_files(
+            folder,
+            log=self.log_table(),
+            labels=self.labels,
+            target=self.target,
+            impressions=self.impression_table(),
+            bad_rows=bad_rows,
+        )
 
     def classes(self, column: str) -> tuple[Any, ...]:
         """The classes of an attribute, in the order of `oracle_attribute`. Raises SettingsError."""
@@ -131,6 +163,40 @@ class World:
         topic = self._label_posterior(histories) @ self.parameters.target_taste
         return topic[:, target.topic] * target.popularity
 
+    def oracle_impressions(
+        self,
+        histories: Histories | Sequence[Sequence[str]],
+        *,
+        items: Sequence[str] | NDArray[np.integer],
+        domains: Sequence[str] | NDArray[np.integer],
+        positions: NDArray[np.integer] | Sequence[int],
+        devices: Sequence[str] | NDArray[np.integer] | None = None,
+        rows: NDArray[np.integer] | None = None,
+    ) -> ImpressionProbabilities:
+        """Exact probabilities of what comes of N impressions, given history, item, domain, position and device.
+
+        Impression n is shown to the user of history `rows[n]`; without `rows` there is one for each history. Items
+        (of the target domain), domains and devices are ids, or numbers into `target_items`, `DOMAINS`, `DEVICES`;
+        without devices they are averaged out. Histories are those of the other oracles; with `related=False` they say
+        nothing. What the same user did with other impressions is not asked: it says more about the persona.
+        Raises SettingsError.
+        """
+        item = _numbers_of(items, self.target_items, "item of the target domain")
+        position = np.asarray(positions, np.int64)
+        if wrong := position[(position < 1) | (position > POSITIONS)].tolist():
+            raise SettingsError(f"position {wrong[0]}: the world's lists have positions from 1 to {POSITIONS}.")
+        device = np.full(len(item), -1) if devices is None else _numbers_of(devices, DEVICES, "device")
+        domain = _numbers_of(domains, DOMAINS, "domain")
+        row = np.arange(len(histories)) if rows is None else np.asarray(rows, np.int64)
+        if len({len(item), len(domain), len(position), len(device), len(row)}) > 1:
+            raise SettingsError(
+                f"{len(row)} rows of histories, {len(item)} items, {len(domain)} domains, {len(position)} positions "
+                f"and {len(device)} devices: give one of each for every impression."
+            )
+        shown = Shown(item, self.parameters.target.topic[item], domain, position, device)
+        posterior = self._label_posterior(histories)
+        return impression_oracle.probabilities(self.impression_parameters, shown, posterior=posterior, rows=row)
+
     def _label_posterior(self, histories: Histories | Sequence[Sequence[str]]) -> Floats:
         """p(label persona | history), (N, M)."""
         if self.settings.related:
@@ -141,6 +207,22 @@ class World:
         if isinstance(histories, Histories):
             return histories
         return Histories.of_ids(histories, numbers={item: number for number, item in enumerate(self.items)})
+
+
+def _stream(settings: WorldSettings, number: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([settings.seed, number]))
+
+
+def _numbers_of(values: Sequence[str] | NDArray[np.integer], known: Sequence[str], what: str) -> NDArray[np.int64]:
+    """Numbers (N,) into `known` of ids, or of numbers, which are checked."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+        if wrong := values[(values < 0) | (values >= len(known))].tolist():
+            raise SettingsError(f"The world has no {what} {wrong[0]}: numbers go from 0 to {len(known) - 1}.")
+        return values.astype(np.int64)
+    number = {name: place for place, name in enumerate(known)}
+    if unknown := next((value for value in values if value not in number), None):
+        raise SettingsError(f"The world has no {what} {unknown!r}. {did_you_mean(str(unknown), known)}")
+    return np.array([number[str(value)] for value in values], np.int64)
 
 
 def _names(letter: str, count: int) -> list[str]:

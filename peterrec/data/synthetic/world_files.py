@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+from pyarrow import csv
 
 from peterrec.errors import SettingsError
 from peterrec.run_folder import atomic_file
@@ -36,20 +37,23 @@ class PlantedRow:
 
 @dataclass(frozen=True)
 class WorldFiles:
-    """What was written: the parts of the log, earlier first, the users table, the target domain's log."""
+    """What was written: the parts of the log, earlier first, the users table, the target domain's log, impressions."""
 
     log: list[Path]
     users: Path
     target: Path
+    impressions: Path
     planted: list[PlantedRow]
 
 
-def write_files(folder: Path, *, log: pa.Table, labels: pa.Table, target: pa.Table, bad_rows: int = 0) -> WorldFiles:
-    """Write `log-0.csv`, `log-1.csv.gz` (the later half), `users.csv` and `target.csv` into a folder.
+def write_files(
+    folder: Path, *, log: pa.Table, labels: pa.Table, target: pa.Table, impressions: pa.Table, bad_rows: int = 0
+) -> WorldFiles:
+    """Write `log-0.csv`, `log-1.csv.gz` (the later half), `users.csv`, `target.csv`, `impressions.csv` into a folder.
 
-    Logs have the columns user, item, timestamp (seconds) and the order of the tables given. `bad_rows` (at
-    most 8) plants that many rows in the log, each bad in its own way, beside the good ones. Raises
-    SettingsError.
+    Logs have the columns user, item, timestamp (seconds) and the order of the tables given; impressions have more
+    columns beside these, with empty cells for nulls. `bad_rows` (at most 8) plants that many rows in the log, each
+    bad in its own way, beside the good ones. Raises SettingsError.
     """
     if not 0 <= bad_rows <= MOST_BAD_ROWS:
         raise SettingsError(f"bad_rows = {bad_rows}: it must be from 0 to {MOST_BAD_ROWS}.")
@@ -72,7 +76,9 @@ def write_files(folder: Path, *, log: pa.Table, labels: pa.Table, target: pa.Tab
         [",".join(map(str, row)) for row in zip(*columns, strict=True)],
     )
     _write(target_path, "user,item,timestamp", _log_rows(target))
-    return WorldFiles(paths, users_path, target_path, planted)
+    impressions_path = folder / "impressions.csv"
+    _write_table(impressions_path, impressions)
+    return WorldFiles(paths, users_path, target_path, impressions_path, planted)
 
 
 def _log_rows(log: pa.Table) -> list[str]:
@@ -92,6 +98,16 @@ def _plant(rows: list[str], bad_rows: int) -> tuple[list[str], list[tuple[int, s
         result.append(pattern.format(user=user, item=item, time=time))
         begin = end
     return result + rows[begin:], places
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    """A table as CSV without quotes: the world's names need none."""
+    names = ["timestamp" if name == "time" else name for name in table.column_names]
+    buffer = io.BytesIO((",".join(names) + "\n").encode())
+    buffer.seek(0, io.SEEK_END)
+    csv.write_csv(table, buffer, csv.WriteOptions(include_header=False, quoting_style="none"))
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 def _write(path: Path, header: str, rows: list[str]) -> None:

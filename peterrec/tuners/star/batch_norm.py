@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peterrec.tuners.star.domains import row_vectors
+from peterrec.tuners.star.moments import domain_moments, follow
 from peterrec.tuners.star.norm import NormDeviation, StarNorm
 
 
@@ -102,16 +103,10 @@ class StarBatchNorm(StarNorm):
         return scale - frozen_scale, shift - frozen_shift
 
     def _train(self, own: BatchNormDeviation, x: Tensor, y: Tensor, frozen: Tensor, index: Tensor) -> Tensor:
-        member = (index.unsqueeze(1) == torch.arange(own.num_domains, device=x.device)).to(x.dtype)  # (B, K)
-        rows = member.sum(0).unsqueeze(1)
-        several = rows > 1
-        values = (rows * x.shape[2:].numel()).clamp(min=1)
-        mean = (member.T @ _over_positions(x)) / values
-        centred = x - row_vectors(mean, index, dims=x.dim(), axis=1)
-        var = (member.T @ _over_positions(centred.square())) / values
-        self._follow(own, mean, var * values / (values - 1).clamp(min=1), several)
-        mean = torch.where(several, mean, own.running_mean)
-        var = torch.where(several, var, own.running_var)
+        found = domain_moments(x, index, num_domains=own.num_domains)
+        follow(own.running_mean, own.running_var, own.batches, found, momentum=self.base_layer.momentum)
+        mean = torch.where(found.several, found.mean, own.running_mean)
+        var = torch.where(found.several, found.var, own.running_var)
         gain, bias = self._affine(own)
         scale = gain * (var + self.base_layer.eps).rsqrt()
         centred = x - row_vectors(mean, index, dims=x.dim(), axis=1)
@@ -119,18 +114,3 @@ class StarBatchNorm(StarNorm):
         normed = normed + row_vectors(bias, index, dims=x.dim(), axis=1)
         known = (index < own.num_domains).view(-1, *[1] * (x.dim() - 1))
         return torch.where(known, normed + (y - frozen), y).to(y.dtype)
-
-    @torch.no_grad()
-    def _follow(self, own: BatchNormDeviation, mean: Tensor, unbiased_var: Tensor, several: Tensor) -> None:
-        """Moves the running statistics of domains with several rows by the norm's momentum (None: to the average)."""
-        own.batches += several.squeeze(1)
-        momentum = self.base_layer.momentum
-        step = 1 / own.batches.clamp(min=1).unsqueeze(1).to(mean.dtype) if momentum is None else momentum
-        step = torch.where(several, step, 0.0).to(mean.dtype)
-        own.running_mean.lerp_(mean, step)
-        own.running_var.lerp_(unbiased_var, step)
-
-
-def _over_positions(x: Tensor) -> Tensor:
-    """Sums `(B, D, L)` over positions to `(B, D)`."""
-    return x if x.dim() == 2 else x.sum(2)

@@ -7,9 +7,10 @@ All are matrices or stacks of matrices, and zero means no difference; an optimis
 from abc import abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peterrec.tuners.star.domains import row_linear, row_vectors
+from peterrec.tuners.star.domains import chosen_linear, row_linear, row_vectors
 
 
 class Deviation(nn.Module):
@@ -40,10 +41,21 @@ class Deviation(nn.Module):
 
         Computed in the type of the map, of `autocast` where it is on.
         """
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        dtype = _dtype(x)
         weights = linear.weight * self.factors()
         return row_linear(x.to(dtype), weights.to(dtype), index)
+
+    def product(self, x: Tensor, linear: nn.Linear, index: Tensor | None) -> Tensor:
+        """`(W ⊙ (1 + Δ_k)) x` for the domain k of each row, `(B, …, D_out)`; `W x` for an unknown domain.
+
+        One product, where the map's own output is not wanted beside it; types as in `multiplied`.
+        """
+        dtype = _dtype(x)
+        weights = (linear.weight * (1 + self.factors())).to(dtype)
+        if index is None:
+            return F.linear(x.to(dtype), weights[0])
+        weights = torch.cat([weights, linear.weight.to(dtype).unsqueeze(0)])
+        return chosen_linear(x.to(dtype), weights, index)
 
 
 class Full(Deviation):
@@ -91,9 +103,19 @@ class PerChannel(Deviation):
         product = y if linear.bias is None else y - linear.bias
         return product * row_vectors(self.weight, index, dims=y.dim())
 
+    def product(self, x: Tensor, linear: nn.Linear, index: Tensor | None) -> Tensor:
+        y = F.linear(x, linear.weight)
+        return (y * (1 + row_vectors(self.weight, index, dims=y.dim()))).to(y.dtype)
+
 
 FORMS: dict[str, type[Full] | type[LowRank] | type[PerChannel]] = {
     "full": Full,
     "low_rank": LowRank,
     "per_channel": PerChannel,
 }
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    """In which type a map computes what `x` gives."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

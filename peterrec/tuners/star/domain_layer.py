@@ -130,3 +130,12 @@ class DomainLayer(TunerLayer):
             getattr(self.base_layer, name).copy_(weight)
         self._shared.clear()
         self.merged_adapters.clear()
+
+
+def domains_told_apart(module: nn.Module) -> int:
+    """How many domains the star layers inside `module` tell apart; 1 where `domain_ids` would change nothing.
+
+    Layers of a single domain want no `domain_ids` either: they would take every row of another for an unknown one.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, DomainLayer)]
+    return max((layer.num_domains(name) for layer in layers for name in layer.peterrec_star_deviation), default=1)

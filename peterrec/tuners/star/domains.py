@@ -4,7 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from peterrec.tuners.star.grouped import grouped_linear
+from peterrec.tuners.star.grouped import grouped_linear, in_one_call
+
+FEW_OUTPUTS = 64  # of all domains together: below, one product is quicker than grouping
+MOST_VALUES = 2**26  # outputs of all rows and domains that are computed to keep an accelerator from waiting
 
 
 def domain_index(domain_ids: Tensor | None, *, rows: int, num_domains: int) -> Tensor | None:
@@ -16,7 +19,7 @@ def domain_index(domain_ids: Tensor | None, *, rows: int, num_domains: int) -> T
         if num_domains == 1:
             return None
         raise ValueError(
-            f"This adapter has {num_domains} domains: pass domain_ids (B,), the domain of each row, "
+            f"This model has {num_domains} domains: pass domain_ids (B,), the domain of each row, "
             "from 0; -1 where it is not known."
         )
     if not isinstance(domain_ids, Tensor) or domain_ids.dtype != torch.long:
@@ -41,24 +44,44 @@ def row_vectors(table: Tensor, index: Tensor | None, *, dims: int, axis: int = -
 def row_linear(x: Tensor, weights: Tensor, index: Tensor | None) -> Tensor:
     """Maps each row of `(B, …, D_in)` by its domain's weight of `(K, D_out, D_in)`; zero for an unknown domain.
 
-    The result `(B, L, D_out)` is time-major in memory. Rows are grouped by domain and each group is multiplied by its
-    own matrix, so that no tensor holds a matrix a row.
+    The result `(B, L, D_out)` is time-major in memory.
     """
-    if index is None:
-        return _time_major_linear(x, weights[0])
-    known = (index < len(weights)).view(-1, *[1] * (x.dim() - 1))
-    if len(weights) == 1:
+    if index is None or len(weights) == 1:
         y = _time_major_linear(x, weights[0])
+        if index is None:
+            return y
     else:
         # Rows of unknown domains go through the last one and are cleared afterwards: groups have no gaps then.
-        y = _grouped_linear(x, weights, index.clamp(max=len(weights) - 1))
+        y = chosen_linear(x, weights, index.clamp(max=len(weights) - 1))
+    known = (index < len(weights)).view(-1, *[1] * (x.dim() - 1))
     return torch.where(known, y, 0.0)
+
+
+def chosen_linear(x: Tensor, weights: Tensor, index: Tensor) -> Tensor:
+    """Maps each row of `(B, …, D_in)` by the weight of `(K, D_out, D_in)` that `index` `(B,)` names.
+
+    No tensor holds a matrix a row. Where all the outputs of all K weights are few, or an accelerator would have to wait
+    for the sizes of the groups, every row goes through all of them and keeps its own; else rows are grouped, and each
+    group is multiplied by its own matrix. The result `(B, L, D_out)` is time-major in memory.
+    """
+    outputs = weights.shape[0] * weights.shape[1]
+    few = outputs <= FEW_OUTPUTS
+    waits = x.device.type != "cpu" and not in_one_call(x, *weights.shape[1:])
+    if few or (waits and x.shape[:-1].numel() * outputs <= MOST_VALUES):
+        return _linear_of_all(x, weights, index)
+    return _grouped_linear(x, weights, index)
 
 
 def _time_major_linear(x: Tensor, weight: Tensor) -> Tensor:
     if x.dim() < 3:
         return F.linear(x, weight)
     return F.linear(x.transpose(0, 1), weight).transpose(0, 1)
+
+
+def _linear_of_all(x: Tensor, weights: Tensor, index: Tensor) -> Tensor:
+    every = _time_major_linear(x, weights.flatten(0, 1)).unflatten(-1, weights.shape[:2])
+    own = index.view(-1, *[1] * x.dim()).expand(*x.shape[:-1], 1, weights.shape[1])
+    return every.gather(-2, own).squeeze(-2)
 
 
 def _grouped_linear(x: Tensor, weights: Tensor, index: Tensor) -> Tensor:

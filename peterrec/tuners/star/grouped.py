@@ -14,7 +14,7 @@ from torch import Tensor
 def grouped_linear(rows: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
     """Maps rows `(N, D_in)`, ordered by group, to `(N, D_out)` by `(K, D_out, D_in)`; `counts` `(K,)` add up to N."""
     rows = rows.contiguous()
-    if _in_one_call(rows, *weights.shape[1:]):
+    if in_one_call(rows, *weights.shape[1:]):
         return F.grouped_mm(rows, weights.transpose(1, 2), offs=counts.cumsum(0).int())
     groups = rows.split(counts.tolist())  # on an accelerator, the host waits for the sizes
     return torch.cat([F.linear(group, weight) for group, weight in zip(groups, weights, strict=True)])
@@ -24,14 +24,17 @@ def grouped_linear(rows: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
 def grouped_outer(left: Tensor, right: Tensor, counts: Tensor) -> Tensor:
     """The sum of outer products of the rows `(N, D_out)` and `(N, D_in)` of each group, `(K, D_out, D_in)`."""
     left, right = left.contiguous(), right.contiguous()
-    if _in_one_call(left, left.shape[1], right.shape[1]):
+    if in_one_call(left, left.shape[1], right.shape[1]):
         return F.grouped_mm(left.T, right, offs=counts.cumsum(0).int())
     groups = zip(left.split(sizes := counts.tolist()), right.split(sizes), strict=True)
     return torch.stack([one.T @ other for one, other in groups])
 
 
-def _in_one_call(rows: Tensor, *widths: int) -> bool:
-    """Whether torch (from 2.10 on) multiplies groups in one call, for this device, type and alignment of 16 bytes."""
+def in_one_call(rows: Tensor, *widths: int) -> bool:
+    """Whether torch (from 2.10 on) multiplies groups of such rows by matrices of `widths` in one call.
+
+    That depends on device, type and alignment (16 bytes).
+    """
     if not hasattr(F, "grouped_mm") or not len(rows):
         return False
     if any(width * rows.element_size() % 16 for width in widths):

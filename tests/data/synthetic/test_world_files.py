@@ -52,6 +52,7 @@ def test_the_parts_are_the_log_in_order(world: World, tmp_path: Path) -> None:
         f"{row['user']},{row['item']},{row['time']}" for row in world.target.to_pylist()
     ]
     assert sorted(path.name for path in files.users.parent.iterdir()) == [
+        "impressions.csv",
         "log-0.csv",
         "log-1.csv.gz",
         "target.csv",
@@ -95,7 +96,7 @@ def test_the_same_world_is_the_same_bytes(world: World, tmp_path: Path) -> None:
     digests = []
     for name in ("one", "two"):
         files = World.generate(world.settings).write(tmp_path / name, bad_rows=8)
-        paths = [*files.log, files.users, files.target]
+        paths = [*files.log, files.users, files.target, files.impressions]
         digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
     assert digests[0] == digests[1]
 

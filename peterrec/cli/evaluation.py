@@ -1,0 +1,43 @@
+"""`peterrec evaluate`: the figures of a finished run again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peterrec.cli import options
+from peterrec.cli.options import ENCODER, Device
+from peterrec.cli.output import show_results
+from peterrec.cli.paths import beside, named, prepared_folder
+
+
+def evaluate(
+    model: Annotated[
+        Path, typer.Option("--model", "-m", help="Folder of a finished pretrain or finetune run.", callback=named)
+    ] = ENCODER,
+    data: options.Data = None,
+    encoder: options.OtherEncoder = None,
+    continued: options.Continued = False,
+    output: options.Output = None,
+    device: options.Where = Device.auto,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Measure a finished run again: an encoder by next item, a task by its labels.
+
+    Writes to `MODEL-evaluation` unless told otherwise. Users that a task was trained on never count.
+
+    Example: `peterrec evaluate --model runs/gender --data other-data`
+    """
+    from peterrec.stages import evaluate as stage
+
+    output = output or beside(model, "-evaluation")
+    metrics = stage.run(
+        model,
+        output=output,
+        data=None if data is None else prepared_folder(data),
+        encoder=encoder,
+        continued=continued,
+        device=device.value,
+        overwrite=overwrite,
+    )
+    show_results(metrics, output)

@@ -1,0 +1,1 @@
+"""Features: the fields of an impression as vectors."""

@@ -1,0 +1,60 @@
+"""A tower of its own and one output."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from peterrec.mlp import MLP, RowLinear
+
+
+class TowerHead(nn.Module):
+    """Hidden layers, and a linear map to one number: `(B, D)` → `(B,)`.
+
+    With `parent_channels`, the widths of other heads' features, one more layer as wide as the tower reads them beside
+    its own (DBMTL, Wang et al., arXiv 1902.09154). `channels` is the width of the features that the output reads.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        hidden: Sequence[int],
+        dropout: float = 0.0,
+        parent_channels: Sequence[int] = (),
+        bias: bool = True,
+    ):
+        super().__init__()
+        self.tower = MLP(channels, hidden, dropout=dropout)
+        self.channels = self.tower.channels
+        self.link = None
+        if parent_channels:
+            self.link = MLP(self.channels + sum(parent_channels), [self.channels], dropout=dropout)
+        self.output = RowLinear(self.channels, 1, bias=bias)
+
+    def features(self, x: Tensor, *, parents: Sequence[Tensor] = (), domain_ids: Tensor | None = None) -> Tensor:
+        """What the output reads, `(B, channels)`, of `x` `(B, D)` and the parents' features `(B, D_parent)`."""
+        own = self.tower(x, domain_ids=domain_ids)
+        if self.link is None:
+            assert not parents
+            return own
+        return self.link(torch.cat([own, *parents], dim=-1), domain_ids=domain_ids)
+
+    def raw(self, features: Tensor, domain_ids: Tensor | None = None) -> Tensor:
+        """Features `(B, channels)` to logits or values `(B,)`, in float32 at least.
+
+        Under autocast too: rounded to half precision many rows of a batch would tie.
+        """
+        device = features.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                found = self.output(
+                    features.to(torch.promote_types(features.dtype, torch.float32)), domain_ids=domain_ids
+                )
+        else:
+            found = self.output(features, domain_ids=domain_ids)
+        return found.squeeze(-1).to(torch.promote_types(found.dtype, torch.float32))
+
+    def forward(self, x: Tensor, domain_ids: Tensor | None = None) -> Tensor:
+        """Maps `(B, D)`, with a domain each `(B,)` or none, to `(B,)`; for a head without parents."""
+        return self.raw(self.features(x, domain_ids=domain_ids), domain_ids)

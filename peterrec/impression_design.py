@@ -1,0 +1,175 @@
+"""What a task on impressions comes to on given data: its heads and objectives, which fields are read where."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from peterrec.data.impressions.field_batch import FieldSizes
+from peterrec.data.impressions.impressions import Impressions
+from peterrec.errors import SettingsError, did_you_mean
+from peterrec.features.embeddings import FieldEmbeddings
+from peterrec.heads.bias_tower import BiasTower
+from peterrec.heads.compose import parse_derived
+from peterrec.heads.default_heads import default_heads
+from peterrec.heads.impression_heads import ImpressionHeads
+from peterrec.impression_model import DomainInput, ImpressionNetwork, VectorInput
+from peterrec.impression_recipe import Head, ImpressionTask, Measure, Objective
+from peterrec.routing.body import Body
+from peterrec.tuners.star import PartitionedNorm, add_star
+
+
+@dataclass(frozen=True)
+class Design:
+    """A task on given data: what it predicts, learns and measures, and what it reads.
+
+    `fields` are those of the network, `bias_fields` those of each bias tower, None where they are the network's.
+    """
+
+    task: ImpressionTask
+    heads: tuple[Head, ...]
+    derived: dict[str, str]
+    objectives: tuple[Objective, ...]
+    measures: tuple[Measure, ...]
+    fields: tuple[str, ...]
+    bias_fields: tuple[tuple[str, ...] | None, ...]
+    domains: int
+
+    @property
+    def all_fields(self) -> tuple[str, ...]:
+        """All fields that are read anywhere."""
+        return tuple(dict.fromkeys((*self.fields, *(name for own in self.bias_fields if own for name in own))))
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Heads that predict a value."""
+        return tuple(head.name for head in self.heads if head.output == "value")
+
+
+def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, bool], domains: int) -> Design:
+    """What `task` comes to on data with these fields, labels (name to whether it is 0 or 1) and number of domains.
+
+    Raises SettingsError for names that the data do not have, for domains where they have none, for losses that do not
+    fit their head or label, and where no field would be left to read.
+    """
+    if task.heads:
+        heads, derived, objectives = task.heads, dict(task.derived), task.objectives
+        measures = task.measures or tuple(Measure(of=one.of, label=one.label, space=one.space) for one in objectives)
+    else:
+        heads, derived, objectives, measures = default_heads(labels)
+    _check_labels(task, heads, objectives, measures, labels=labels, fields=fields)
+    if task.domains is not None and not domains:
+        raise SettingsError(
+            f"task {task.name}: its weights are a domain's (domains), and the data have none. Prepare the impressions "
+            "with --domain COLUMN, or take a task without domains."
+        )
+    hidden = {field for bias in task.biases if bias.train_only for field in bias.fields}
+    targets = {one.label for one in objectives if one.label not in labels}
+    for key, named in (
+        ("features.without", task.features.without),
+        *(("biases.fields", bias.fields) for bias in task.biases),
+    ):
+        for name in named:
+            if name not in fields:
+                raise SettingsError(
+                    f"task {task.name}: {key} names {name!r}, no field of the data. {did_you_mean(name, fields)}"
+                )
+    read = tuple(name for name in fields if name not in {*task.features.without, *hidden, *targets})
+    if not read:
+        raise SettingsError(f"task {task.name}: no field of the data is left to read.")
+    for bias in task.biases:
+        known = {head.name for head in heads}
+        if unknown := [name for name in bias.heads or () if name not in known]:
+            raise SettingsError(f"task {task.name}: biases name the head {unknown[0]!r}; there are {', '.join(known)}.")
+    return Design(
+        task=task,
+        heads=tuple(heads),
+        derived=dict(derived),
+        objectives=tuple(objectives),
+        measures=tuple(measures),
+        fields=read,
+        bias_fields=tuple(bias.fields or None for bias in task.biases),
+        domains=domains,
+    )
+
+
+def binary_labels(impressions: Impressions) -> dict[str, bool]:
+    """The labels of the data, and whether each is 0 or 1 wherever it is known."""
+    return {
+        name: bool(np.isin(values[np.isfinite(values)], (0, 1)).all()) for name, values in impressions.labels.items()
+    }
+
+
+def build_network(
+    plan: Design, *, sizes: FieldSizes, bias_sizes: Sequence[FieldSizes | None], channels: int | None
+) -> ImpressionNetwork:
+    """The network of a design, with fresh weights; `channels` are those of the encoder's vectors, None without one.
+
+    `sizes` are the tables that its fields need, `bias_sizes` those of the bias towers with fields of their own.
+    """
+    task, dim = plan.task, plan.task.features.dim
+    embeddings = FieldEmbeddings(sizes, dim)
+    domain = DomainInput(plan.domains, dim=dim) if plan.domains else None
+    vectors = None if channels is None else VectorInput(channels, width=task.features.vectors)
+    width = len(sizes) * dim + (dim if domain is not None else 0) + (0 if vectors is None else vectors.channels)
+    norm = None
+    if task.domains is not None and task.domains.norm:
+        norm = PartitionedNorm(width, num_domains=plan.domains)
+    layers = [head.layer % len(task.body) for head in plan.heads]
+    body = Body(task.body, channels=width, outputs=len(plan.heads), reads=layers)
+    heads = ImpressionHeads(plan.heads, tower=task.tower, widths=[body.widths[layer] for layer in layers])
+    names = [head.name for head in plan.heads]
+    known: list[str] = [name for name in names if name not in plan.values]
+    derived = {}
+    for name, text in plan.derived.items():
+        derived[name] = parse_derived(text, known)
+        known.append(name)
+    if task.domains is not None:
+        for part in (body, heads):
+            add_star(part, num_domains=plan.domains, form=task.domains.star, rank=task.domains.rank)
+    biases = []
+    for bias, own in zip(task.biases, bias_sizes, strict=True):
+        shown = sizes if own is None else own
+        biases.append(BiasTower(bias, shown, embeddings=FieldEmbeddings(shown, dim), dim=dim, domains=plan.domains))
+    return ImpressionNetwork(
+        embeddings=embeddings,
+        domain=domain,
+        vectors=vectors,
+        norm=norm,
+        body=body,
+        heads=heads,
+        branches=[(layer, body.branch(layer, number)) for number, layer in enumerate(layers)],
+        names=names,
+        biases=biases,
+        bias_heads=[names if bias.heads is None else bias.heads for bias in task.biases],
+        derived=derived,
+        values=plan.values,
+        logarithms=[one.of for one in plan.objectives if one.loss == "log_mse"],
+    )
+
+
+def _check_labels(
+    task: ImpressionTask,
+    heads: Sequence[Head],
+    objectives: Sequence[Objective],
+    measures: Sequence[Measure],
+    *,
+    labels: Mapping[str, bool],
+    fields: Sequence[str],
+) -> None:
+    values = {head.name for head in heads if head.output == "value"}
+    for one in (*objectives, *measures):
+        if one.label not in labels and (one.label not in fields or one.of not in values):
+            raise SettingsError(
+                f"task {task.name}: it learns the label {one.label!r}, which the data do not have; they have "
+                f"{', '.join(labels)}. Prepare the impressions with --label {one.label}=COLUMN."
+            )
+        if one.of not in values and not labels.get(one.label, False):
+            raise SettingsError(
+                f"task {task.name}: {one.of!r} is a probability, and the label {one.label!r} is not 0 or 1. Set its "
+                "head's output = 'value', or prepare the label with a condition, such as --label like=rating>=4."
+            )
+    for one in objectives:
+        if (one.of in values) != (one.loss != "bce"):
+            kind = "a value: take mse or log_mse" if one.of in values else "a probability: take bce"
+            raise SettingsError(f"task {task.name}: {one.of!r} has the loss {one.loss}, but it is {kind}.")

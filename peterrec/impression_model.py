@@ -1,0 +1,226 @@
+"""A model of impressions: fields, domain and, with an encoder, user and item vectors; experts, heads, probabilities."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from peterrec.data.impressions.field_batch import FieldBatch
+from peterrec.encoders.base import UserEncoder
+from peterrec.encoders.readout import Readout
+from peterrec.heads.bias_tower import BiasTower
+from peterrec.heads.compose import Derived, LogProbability, compose
+from peterrec.heads.impression_heads import ImpressionHeads
+from peterrec.heads.starting_logits import starting_logits
+from peterrec.impression_recipe import Objective
+from peterrec.model import TaskModel
+from peterrec.objectives.impression_losses import in_label_units
+from peterrec.routing.body import Body
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+Output = LogProbability | Tensor
+
+
+@dataclass(frozen=True)
+class ImpressionBatch:
+    """B impressions: the `fields` of the network, then of each bias tower that has its own (None: those of the
+    network), and `domain_ids` `(B,)`, -1 where unknown.
+
+    With an encoder also `users` `(B, D)` and `known` `(B,)`, whether there was anything to read of a user, and the
+    vectors of the target items `items` `(B, D)`, zero for an item that the encoder does not know.
+    """
+
+    fields: Sequence[FieldBatch | None]
+    domain_ids: Tensor
+    users: Tensor | None = None
+    known: Tensor | None = None
+    items: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.domain_ids)
+
+
+class VectorInput(nn.Module):
+    """User and item vectors of an encoder, as an input: each mapped to `width` channels, and their product.
+
+    They are normalised (without weights), since their scale differs widely between encoders. A user of whom nothing
+    could be read has a vector of its own, an item that the encoder does not know as well.
+    """
+
+    def __init__(self, channels: int, *, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, elementwise_affine=False)
+        self.user = nn.Linear(channels, width)
+        self.item = nn.Linear(channels, width)
+        self.no_user = nn.Parameter(torch.zeros(width))
+        self.no_item = nn.Parameter(torch.zeros(width))
+        self.channels = 3 * width
+
+    def forward(self, users: Tensor, known: Tensor, items: Tensor) -> Tensor:
+        """`users` and `items` `(B, D)`, `known` `(B,)`, to `(B, 3 · width)`."""
+        user = torch.where(known.unsqueeze(1), self.user(self.norm(users)), self.no_user)
+        there = (items != 0).any(dim=1, keepdim=True)
+        item = torch.where(there, self.item(self.norm(items)), self.no_item)
+        return torch.cat([user, item, user * item], dim=1)
+
+
+class DomainInput(nn.Module):
+    """A vector a domain `(B, dim)`; an unknown one has zeros."""
+
+    def __init__(self, domains: int, *, dim: int):
+        super().__init__()
+        self.table = nn.Embedding(domains + 1, dim)
+        nn.init.normal_(self.table.weight, std=dim**-0.5)
+        with torch.no_grad():
+            self.table.weight[0] = 0.0
+        self.domains = domains
+
+    def forward(self, domain_ids: Tensor) -> Tensor:
+        known = (domain_ids >= 0) & (domain_ids < self.domains)
+        vectors = self.table(torch.where(known, domain_ids + 1, 0))
+        return torch.where(known.unsqueeze(1), vectors, 0.0)
+
+
+class ImpressionNetwork(nn.Module):
+    """All of the model but the encoder: `embeddings` of fields, other inputs, `norm`, `body`, `heads`, `biases`.
+
+    `branches` says for each head, in order, which layer of the body it reads and which branch of that layer. `biases`
+    are towers, each added to the heads of its place in `bias_heads`. `values` are the heads that predict a value,
+    `logarithms` those among them that learn log(1 + label).
+    """
+
+    def __init__(
+        self,
+        *,
+        embeddings: nn.Module,
+        domain: DomainInput | None,
+        vectors: VectorInput | None,
+        norm: nn.Module | None,
+        body: Body,
+        heads: ImpressionHeads,
+        branches: Sequence[tuple[int, int]],
+        names: Sequence[str],
+        biases: Sequence[BiasTower],
+        bias_heads: Sequence[Sequence[str]],
+        derived: Mapping[str, Derived],
+        values: Sequence[str],
+        logarithms: Sequence[str] = (),
+    ):
+        super().__init__()
+        self.embeddings = embeddings
+        self.domain = domain
+        self.vectors = vectors
+        self.norm = norm
+        self.body = body
+        self.heads = heads
+        self.biases = nn.ModuleList(biases)
+        self._branches = tuple(branches)
+        self._names = tuple(names)
+        self._bias_heads = tuple(tuple(one) for one in bias_heads)
+        self._derived = dict(derived)
+        self._values = tuple(values)
+        # of the labels of values, in the units in which they are learned, on the training rows
+        self.value_mean: Tensor
+        self.value_sd: Tensor
+        self.register_buffer("value_mean", torch.zeros(len(self._values)))
+        self.register_buffer("value_sd", torch.ones(len(self._values)))
+        self._logarithms = frozenset(logarithms)
+
+    def start_at_rates(self, objectives: Sequence[Objective], rates: Sequence[float]) -> None:
+        """Has the probabilities start at the shares of positives `rates`, one an objective, of the training rows."""
+        heads = self.heads.recipes
+        self.heads.start_at(starting_logits(heads, derived=self._derived, objectives=objectives, rates=rates))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what is predicted: heads, then what is derived of them."""
+        return (*self._names, *self._derived)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Heads that predict a value and not a probability."""
+        return self._values
+
+    def scale_value(self, name: str, *, mean: float, sd: float) -> None:
+        """Has the head's output 0 and 1 mean `mean` and `mean + sd`: those of what it learns, on the training rows."""
+        number = self._values.index(name)
+        self.value_mean[number] = mean
+        self.value_sd[number] = sd
+
+    def inputs(self, batch: ImpressionBatch) -> Tensor:
+        """What the body reads `(B, D)`."""
+        fields = batch.fields[0]
+        assert fields is not None
+        parts = [self.embeddings(fields).flatten(1)]
+        if self.domain is not None:
+            parts.append(self.domain(batch.domain_ids))
+        if self.vectors is not None:
+            assert batch.users is not None
+            assert batch.known is not None
+            assert batch.items is not None
+            parts.append(self.vectors(batch.users, batch.known, batch.items))
+        x = torch.cat(parts, dim=1)
+        return x if self.norm is None else self.norm(x, domain_ids=batch.domain_ids)
+
+    def raw(self, batch: ImpressionBatch) -> dict[str, Tensor]:
+        """The output of each head `(B,)`, with its bias towers: a logit, or a value in the units that it learns."""
+        layers = self.body(self.inputs(batch), domain_ids=batch.domain_ids)
+        read = [layers[layer][:, branch] for layer, branch in self._branches]
+        raw = self.heads(read, domain_ids=batch.domain_ids)
+        for number, (tower, wanted) in enumerate(zip(self.biases, self._bias_heads, strict=True)):
+            fields = batch.fields[1 + number]
+            if fields is None:
+                fields = batch.fields[0]
+            added = cast(BiasTower, tower)(fields, domain_ids=batch.domain_ids)
+            for name in wanted:
+                raw[name] = raw[name] + added
+        for number, name in enumerate(self._values):
+            raw[name] = raw[name] * self.value_sd[number] + self.value_mean[number]
+        return raw
+
+    def forward(self, batch: ImpressionBatch) -> dict[str, Output]:
+        """Log probabilities and values of every output `(B,)`."""
+        raw = self.raw(batch)
+        logits = {name: value for name, value in raw.items() if name not in self._values}
+        found: dict[str, Output] = dict(compose(logits, self._derived))
+        return {name: found[name] if name in found else raw[name] for name in self.outputs}
+
+    def predicted(self, batch: ImpressionBatch) -> dict[str, Tensor]:
+        """Probabilities, and values in the units of their labels, of every output `(B,)` in float64."""
+        found: dict[str, Tensor] = {}
+        for name, output in self(batch).items():
+            if isinstance(output, LogProbability):
+                found[name] = output.log_p.double().exp()
+            else:
+                value = output.double()
+                found[name] = in_label_units("log_mse", value) if name in self._logarithms else value
+        return found
+
+    def penalty(self) -> Tensor:
+        """What the recipe adds to the loss, `()`."""
+        return self.body.penalty()
+
+
+class ImpressionModel(TaskModel):
+    """An impression network on the user vectors of an encoder, which is frozen or has adapters inside."""
+
+    head: ImpressionNetwork
+
+    def __init__(
+        self,
+        encoder: "UserEncoder | PeftModel",
+        head: ImpressionNetwork,
+        *,
+        readout: str | Readout,
+        window: int | None = None,
+    ):
+        super().__init__(encoder, head, readout=readout, window=window)
+
+    def item_vectors(self, item_rows: Tensor) -> Tensor:
+        """Rows of the encoder's vocabulary `(B,)` to item vectors `(B, D)`, zero for row 0."""
+        vectors = self.base_encoder.embed_tokens(item_rows.unsqueeze(0))[0]  # tables take histories
+        return torch.where((item_rows > 0).unsqueeze(1), vectors, 0.0)

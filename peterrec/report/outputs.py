@@ -1,0 +1,88 @@
+"""The results of impressions as lines of text: what each model reaches by output, and by domain."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peterrec.metrics.measure_name import MEAN, PROBABILITY_MEASURES, VALUE_MEASURES, MeasureName
+from peterrec.report import reading
+from peterrec.report.reading import Metrics
+from peterrec.report.tables import Cell
+
+SHOWN = ("auc", "log_loss", "ne", "pcoc", "gauc")  # where there is not room for all
+MEANING = (
+    "AUC and GAUC: more is better. Log loss, NE: less is better (NE 1: the base rate alone). PCOC: 1 is right, above "
+    "it too much is claimed. GAUC weighs users by their impressions."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One output of one result, on all its rows or on those of a domain; `cells` are in the order of the columns."""
+
+    output: str
+    domain: str | None
+    cells: tuple[Cell, ...]
+
+
+def measured_outputs(metrics: Metrics) -> list[str]:
+    """The outputs of impressions that were measured, in the order of the file; none in other runs."""
+    return list(dict.fromkeys(name.output for name in _names(metrics)))
+
+
+def measured_domains(metrics: Metrics) -> list[str]:
+    """The domains that were measured, in the order of the file."""
+    return list(dict.fromkeys(name.domain for name in _names(metrics) if name.domain is not None))
+
+
+def columns(metrics: Metrics, *, shown: Sequence[str] = PROBABILITY_MEASURES) -> list[str]:
+    """The measures of probabilities that there is a column for; those of values, where no output is a probability."""
+    found = {name.measure for name in _names(metrics)}
+    return [name for name in shown if name in found] or [name for name in VALUE_MEASURES if name in found]
+
+
+def lines(metrics: Metrics, result: Metrics, measures: Sequence[str], *, by_domain: bool = False) -> list[Line]:
+    """The lines of one result: its outputs, with `by_domain` each one's domains below it."""
+    found = []
+    for output in measured_outputs(metrics):
+        for domain in (None, *(measured_domains(metrics) if by_domain else ())):
+            cells = _cells(metrics, result, output, domain, measures)
+            if any(cell.value != reading.ABSENT for cell in cells):
+                found.append(Line(reading.label_of(output), domain, cells))
+    return found
+
+
+def cell_of(metrics: Metrics, result: Metrics, name: MeasureName) -> Cell:
+    """The figure of that name; a dash where it was not measured."""
+    figure = reading.figure_of(result, str(name))
+    model = result.get("role", "model") == "model"
+    proven = model and bool(figure) and reading.proven(metrics, result.get("name"), str(name))
+    return Cell(reading.number(figure.get("value")), reading.interval(figure), proven)
+
+
+def measured_against(metrics: Metrics) -> list[str]:
+    """What each output was measured against, such as "CVR: conversion, where click == 1", if the run says it."""
+    told = ["mean: over the outputs that are probabilities."] if MEAN in measured_outputs(metrics) else []
+    for measure in metrics.get("measures") or ():
+        if isinstance(measure, dict) and measure.get("of") is not None:
+            space = f"where {reading.plain(measure['space'])}" if measure.get("space") else "on all rows"
+            told.append(f"{reading.label_of(measure['of'])}: {reading.plain(measure.get('label'))}, {space}.")
+    return told
+
+
+def _cells(
+    metrics: Metrics, result: Metrics, output: str, domain: str | None, measures: Sequence[str]
+) -> tuple[Cell, ...]:
+    cells = [cell_of(metrics, result, MeasureName(output, measure, domain)) for measure in measures]
+    for (
+        measure
+    ) in VALUE_MEASURES:  # a value has no column of its own: its measure stands in the first one, with its name
+        cell = cell_of(metrics, result, MeasureName(output, measure, domain))
+        if measure not in measures and cell.value != reading.ABSENT:
+            cells[0] = Cell(f"{reading.label_of(measure)} {cell.value}", cell.interval, cell.proven)
+    return tuple(cells)
+
+
+def _names(metrics: Metrics) -> list[MeasureName]:
+    found: list[Any] = [MeasureName.parse(name) for name in reading.metric_names({**metrics, "metric": None})]
+    return [name for name in found if name is not None]

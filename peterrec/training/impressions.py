@@ -1,0 +1,262 @@
+"""Training a model of impressions on several objectives at once, as a program for the training loop."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from peterrec.data.impressions.impressions import Impressions
+from peterrec.data.impressions.space import parse_space
+from peterrec.data.upload import upload
+from peterrec.errors import DataError
+from peterrec.impression_recipe import Measure, Objective
+from peterrec.metrics.click_rates import auc, log_loss, rmse
+from peterrec.objectives.impression_losses import check_labels, masked_sum, row_losses
+from peterrec.training.impression_reader import ImpressionReader
+from peterrec.training.micro_batch import micro_batch
+from peterrec.training.settings import TrainingSettings
+from peterrec.training.table_update import update_read_rows
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+class ImpressionSettings(TrainingSettings):
+    """Training settings of tasks on impressions."""
+
+    rows: int = Field(2048, ge=1, description="Impressions of a batch.")
+    cache_mb: int = Field(
+        1024,
+        ge=0,
+        description="Memory (MiB) for the user vectors of a frozen encoder, computed once; where they take more, "
+        "each step computes them again.",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Not to be set here: --seeds gives each run its own.")
+
+
+class Wanted(NamedTuple):
+    """The label of some rows `(N,)`, zero where they do not count, and what each weighs `(N,)`: 0 where it does not."""
+
+    label: Floats
+    weight: Floats
+
+
+@dataclass(frozen=True)
+class ImpressionStep:
+    """One batch: rows `(B,)`; how many of them count for each objective `(T,)`, and what these weigh `(T,)`."""
+
+    rows: Ints
+    counts: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ImpressionPiece:
+    """Some rows `(B,)` of a step."""
+
+    rows: Ints
+    step: ImpressionStep
+
+
+class ImpressionProgram:
+    """Lowers the weighted sum of the objectives' mean losses, each over the rows of its own space.
+
+    An objective without a row in a step adds nothing to it. Rows weigh what the data say, on average 1, where
+    `row_weights`. Watched is the mean over the `measures` of `metric` on the validation rows: `auc`, or `log_loss`,
+    whose sign is turned; of values the share of the variance that is explained stands in for both.
+    """
+
+    def __init__(
+        self,
+        data: ImpressionReader,
+        *,
+        objectives: Sequence[Objective],
+        measures: Sequence[Measure],
+        train: Ints,
+        validation: Ints,
+        metric: str,
+        row_weights: bool,
+        settings: ImpressionSettings,
+        note: Callable[[str], object] | None = None,
+    ):
+        self.data = data
+        self.model: nn.Module = data.network if data.model is None else data.model
+        self.metric: str = metric
+        self._objectives = tuple(objectives)
+        self._measures = tuple(measures)
+        self._train = np.sort(train)
+        self._validation = validation
+        self._settings = settings
+        impressions = data.impressions
+        weight = np.ones(len(impressions), dtype=np.float32)
+        if row_weights and impressions.weight is not None:
+            weight = np.asarray(impressions.weight / impressions.weight[self._train].mean(), dtype=np.float32)
+        self._wanted = [wanted(impressions, one.label, one.space, weight=weight) for one in self._objectives]
+        self._checked = [wanted(impressions, one.label, one.space, weight=weight) for one in self._measures]
+        for one, found in zip(self._objectives, self._wanted, strict=True):
+            check_labels(one.loss, found.label, name=one.label)
+            if not found.weight[self._train].any():
+                space = "" if one.space is None else f" where {one.space}"
+                raise DataError(f"{impressions.folder}: no training row has the label {one.label}{space}.")
+        # a squared error counts in units of the variance, so that seconds and shares weigh alike
+        self._units = [self._unit(one, found) for one, found in zip(self._objectives, self._wanted, strict=True)]
+        data.network.start_at_rates(self._objectives, [self._rate(found) for found in self._wanted])
+        self._names = _names(self._objectives)
+        self._sums: Tensor | None = None
+        if data.vectors is not None and data.model is not None:
+            of_rows = update_read_rows(data.model.base_encoder, settings)
+            for text in (data.vectors.plan(), of_rows):
+                if note is not None and text is not None:
+                    note(text)
+
+    def _unit(self, one: Objective, found: Wanted) -> float:
+        """What a loss of 1 is: of values, the variance of what is learned on the training rows; scales their head."""
+        if one.loss == "bce":
+            return 1.0
+        rows = self._train[found.weight[self._train] > 0]
+        learned = np.log1p(found.label[rows]) if one.loss == "log_mse" else found.label[rows]
+        mean, sd = float(learned.mean(dtype=np.float64)), float(learned.std(dtype=np.float64)) or 1.0
+        self.data.network.scale_value(one.of, mean=mean, sd=sd)
+        return sd**2
+
+    def _rate(self, found: Wanted) -> float:
+        """The mean label of the training rows that count."""
+        return float(np.average(found.label[self._train], weights=found.weight[self._train]))
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weight of each objective."""
+        return {name: one.weight for name, one in zip(self._names, self._objectives, strict=True)}
+
+    def counts(self, step: ImpressionStep) -> Mapping[str, int]:
+        """The rows of a step that count for each objective."""
+        return dict(zip(self._names, step.counts, strict=True))
+
+    def take_losses(self) -> Tensor | None:
+        """The mean losses of the objectives in the pieces since the last call, times their rows `(T,)`."""
+        taken, self._sums = self._sums, None
+        return taken
+
+    def steps(self, epoch: int) -> Sequence[ImpressionStep]:
+        """The batches of an epoch, every training row once."""
+        rng = np.random.default_rng((self._settings.seed, 41, epoch))
+        size = self._settings.rows
+        if self.data.vectors is not None:
+            batches = self.data.vectors.orders(self._train, batch=size, rng=rng)
+        else:
+            order = rng.permutation(self._train)
+            batches = [np.sort(order[at : at + size]) for at in range(0, len(order), size)]
+        return [self._step(rows) for rows in batches]
+
+    def _step(self, rows: Ints) -> ImpressionStep:
+        weights = [found.weight[rows] for found in self._wanted]
+        return ImpressionStep(
+            rows, tuple(int(np.count_nonzero(each)) for each in weights), tuple(float(each.sum()) for each in weights)
+        )
+
+    def num_targets(self, step: ImpressionStep) -> int:
+        """The rows of a step."""
+        return len(step.rows)
+
+    def weight(self, step: ImpressionStep) -> float:
+        """1: what the pieces of a step come to is divided already, by what each objective weighs in the step."""
+        return 1.0
+
+    def pieces(self, step: ImpressionStep, *, part: int, parts: int) -> Sequence[ImpressionPiece]:
+        """What a process computes of a step: at most as many rows as the histories that are encoded for them allow."""
+        own = np.array_split(step.rows, parts)[part]  # rows of one window stand together
+        if not len(own):
+            return []
+        vectors, model = self.data.vectors, self.data.model
+        limit = None
+        if vectors is not None and model is not None and not vectors.stand:
+            limit = micro_batch(model, self._settings, encoder=model.base_encoder)
+        some = [own] if limit is None or vectors is None else vectors.split(own, positions=limit)
+        return [ImpressionPiece(rows, step) for rows in some]
+
+    def loss(self, piece: ImpressionPiece, device: torch.device) -> tuple[Tensor, float]:
+        """What a piece adds to the loss of its step, and 1."""
+        outputs = self.data.network(self.data.batch(piece.rows, device))
+        step = piece.step
+        total = self.data.network.penalty() * (len(piece.rows) / len(step.rows))
+        sums = []
+        for number, (one, found) in enumerate(zip(self._objectives, self._wanted, strict=True)):
+            if not step.counts[number]:
+                sums.append(total.detach() * 0)
+                continue
+            label = upload(torch.from_numpy(found.label[piece.rows]), device)
+            weight = upload(torch.from_numpy(found.weight[piece.rows]), device)
+            losses = row_losses(one.loss, outputs[one.of], label)
+            mean = masked_sum(losses, weight > 0, weight)[0] / (step.weights[number] * self._units[number])
+            total = total + one.weight * mean
+            sums.append(mean.detach() * step.counts[number])
+        now = torch.stack(sums)
+        self._sums = now if self._sums is None else self._sums + now
+        return total, 1.0
+
+    def validate(self) -> dict[str, float]:
+        """The watched figure, and AUC and log loss of each measure, on the validation rows."""
+        device = next(self.model.parameters()).device
+        predicted = self.data.predict(self._validation, device)
+        found: dict[str, float] = {}
+        watched = []
+        for one, right in zip(self._measures, self._checked, strict=True):
+            counts = right.weight[self._validation] > 0
+            label, prediction = right.label[self._validation][counts], predicted[one.of][counts]
+            weight = right.weight[self._validation][counts]
+            if one.of in self.data.network.values:
+                figures = {"rmse": float(rmse(label, prediction, weights=weight))}
+                watched.append(_explained(label, prediction, weight))
+            else:
+                figures = {
+                    "auc": float(auc(label, prediction, weights=weight)),
+                    "log_loss": float(log_loss(label, prediction, weights=weight)),
+                }
+                watched.append(figures["auc"] if self.metric == "auc" else -figures["log_loss"])
+            found |= {f"{one.of}/{name}": value for name, value in figures.items() if np.isfinite(value)}
+        defined = [value for value in watched if np.isfinite(value)]
+        return {self.metric: float(np.mean(defined)) if defined else float("nan"), **found}
+
+
+def wanted(impressions: Impressions, label: str, space: str | None, *, weight: Floats) -> Wanted:
+    """The label `label` of all rows, and what those in `space` weigh.
+
+    Raises DataError where the data have no such label or numeric field.
+    """
+    labels = impressions.labels
+    if label in labels:
+        values = np.asarray(labels[label], dtype=np.float32)
+    elif label in impressions.schema.of_kind("numeric"):
+        values = np.asarray(impressions.numeric_field(label), dtype=np.float32)
+    else:
+        raise DataError(
+            f"{impressions.folder}: there is no label {label!r}; there are {', '.join(labels)}. Prepare the "
+            f"impressions with --label {label}, or name another label in the task."
+        )
+    counts = np.isfinite(values)
+    if space is not None:
+        parsed = parse_space(space)
+        if missing := [name for name in parsed.names if name not in labels]:
+            raise DataError(f"{impressions.folder}: space {space!r} needs the label {missing[0]}, which is not there.")
+        counts &= np.asarray(parsed.rows(labels), dtype=bool)
+    return Wanted(np.where(counts, values, 0).astype(np.float32), np.where(counts, weight, 0).astype(np.float32))
+
+
+def _explained(label: Floats, prediction: NDArray[np.float64], weight: Floats) -> float:
+    """The share of the labels' variance that is explained, R²; NaN where they do not vary."""
+    if not len(label):
+        return float("nan")
+    variance = np.average((label - np.average(label, weights=weight)) ** 2, weights=weight)
+    error = np.average((prediction - label) ** 2, weights=weight)
+    return float(1 - error / variance) if variance > 0 else float("nan")
+
+
+def _names(objectives: Sequence[Objective]) -> list[str]:
+    """A name for each objective: of what learns, with the label where a prediction learns several."""
+    learned = [one.of for one in objectives]
+    return [one.of if learned.count(one.of) == 1 else f"{one.of}:{one.label}" for one in objectives]
