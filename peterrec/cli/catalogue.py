@@ -36,7 +36,9 @@ def list_(
 
 
 def show(
-    name: Annotated[list[str], typer.Argument(help="A recipe, the folder of a run, or `settings pretrain|finetune`.")],
+    name: Annotated[
+        list[str], typer.Argument(help="A recipe, the folder of a run, or `settings pretrain|finetune|impressions`.")
+    ],
 ) -> None:
     """Show a recipe, a finished run, or the settings that a stage takes.
 
@@ -51,8 +53,9 @@ def show(
     from peterrec.errors import SettingsError, did_you_mean
     from peterrec.stages.pretrain import PretrainSettings
     from peterrec.training.finetuning import FinetuningSettings
+    from peterrec.training.impressions import ImpressionSettings
 
-    models = {"pretrain": PretrainSettings, "finetune": FinetuningSettings}
+    models = {"pretrain": PretrainSettings, "finetune": FinetuningSettings, "impressions": ImpressionSettings}
     if len(name) != 2 or name[1] not in models:
         raise SettingsError(f"`peterrec show settings` takes a stage. {did_you_mean(' '.join(name[1:]), models)}")
     typer.echo(stage.run(name[1], settings=models[name[1]]))

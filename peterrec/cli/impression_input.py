@@ -209,6 +209,63 @@ def prepare_impressions(
     )
 
 
+def predict_impressions(
+    rows: list[str] | None,
+    *,
+    model: Path,
+    output: Path,
+    history: HistoryOptions,
+    users: Path | None,
+    users_column: str | None,
+    items: Path | None,
+    encoder: Path | None,
+    continued: bool,
+    bad_rows: Literal["fail", "drop"],
+    memory_limit: str,
+    device: Literal["auto", "cpu", "cuda", "mps"],
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Predicts impressions with a model of them, those of the embedded world by default; returns counts.
+
+    Columns of the history are those of the training unless named. Raises what the stage raises.
+    """
+    from peterrec.data.impressions.side_table import side_tables
+    from peterrec.data.logs.interactions import LogColumns
+    from peterrec.impression_run import read_schema
+    from peterrec.stages import predict_impressions as stage
+    from peterrec.stages import world
+
+    schema = read_schema(model)
+    log = history.log
+    if not rows:
+        rows = [str(world.impression_log())]
+        log = log or ([str(path) for path in world.raw_log()] if schema.history is not None else None)
+    known = stage.columns_of(schema)
+    columns = LogColumns(
+        user=history.user or known.user,
+        item=history.item or known.item,
+        time=history.time or known.time,
+        time_unit=known.time_unit,
+    )
+    side = side_tables(
+        users=users, users_column=users_column or "user", items=items, items_column=schema.item or "item"
+    )
+    return stage.run(
+        rows,
+        model=model,
+        output=output,
+        history=log,
+        history_columns=columns,
+        side=side,
+        encoder=encoder,
+        continued=continued,
+        bad_rows=bad_rows,
+        memory_limit=memory_limit,
+        device=device,
+        overwrite=overwrite,
+    )
+
+
 def refuse_given(context: typer.Context, names: Sequence[str], *, reason: str) -> None:
     """Raises SettingsError for the first of the parameters `names` that was given on the command line."""
     for parameter in context.command.params:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from peterrec.cli import options
+from peterrec.cli import impression_input, options
+from peterrec.cli.impression_input import HistoryOptions, predict_impressions, refuse_given
 from peterrec.cli.log_input import LogOptions, open_log_input, world_log
 from peterrec.cli.options import ENCODER, RUNS, BadRows, Device, TimeUnit, refuse_without_log
 from peterrec.cli.output import show_counts
@@ -46,21 +47,55 @@ def predict(
     format: options.Format = None,
     bad_rows: options.Bad = BadRows.fail,
     memory_limit: options.Memory = "2GB",
+    history: impression_input.HistoryLog = None,
+    history_user: impression_input.HistoryUser = None,
+    history_item: impression_input.HistoryItem = None,
+    history_time: impression_input.HistoryTime = None,
+    items: options.Items = None,
     encoder: options.OtherEncoder = None,
     continued: options.Continued = False,
     device: options.Where = Device.auto,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Predict a task for the users of a log: user, predicted class, probabilities.
+    """Predict a task for the users of a log: user, predicted class, probabilities. Or what follows impressions.
 
     Items that the encoder does not know are left out and counted; a user without known items gets the class shares of
     the training labels. `--users` asks for certain users, with or without events. Writes to
     `MODEL-predictions.parquet` unless told otherwise.
 
+    With a model of impressions LOG holds impressions, with the columns that it was trained on (labels are not needed),
+    --history what their users did before, and --users and --items the tables that fields come from; each row gets its
+    p_ctr, p_cvr and p_ctcvr, in the order of LOG.
+
     Example: `peterrec predict new.csv --model runs/gender --user customer --item product --time at -o genders.parquet`
     """
+    from peterrec.run_folder import read_run
+    from peterrec.run_weights import kind_of
     from peterrec.stages import predict as stage
 
+    if kind_of(read_run(model, stage="finetune")) == "impressions":
+        refuse_given(
+            context, _OF_LOGS, reason="is about logs; of impressions a model reads the columns it learnt from."
+        )
+        of_history = HistoryOptions(history, history_user, history_item, history_time)
+        counts = predict_impressions(
+            log,
+            model=model,
+            output=output or beside(model, "-predictions.parquet"),
+            history=of_history,
+            users=users,
+            users_column=users_column,
+            items=items,
+            encoder=encoder,
+            continued=continued,
+            bad_rows=bad_rows.value,
+            memory_limit=memory_limit,
+            device=device.value,
+            overwrite=overwrite,
+        )
+        show_counts(counts)
+        return
+    refuse_given(context, _OF_IMPRESSIONS, reason="is about impressions, and the model predicts a label of users.")
     given = LogOptions(user, item, time, time_unit, None, users_column, format)
     if not log:
         refuse_without_log(context, but=("model", "output", "encoder", "continued", "device", "overwrite"))
@@ -82,6 +117,10 @@ def predict(
             overwrite=overwrite,
         )
     show_counts(counts)
+
+
+_OF_LOGS = ("user", "item", "time", "time_unit", "format")
+_OF_IMPRESSIONS = ("history", "history_user", "history_item", "history_time", "items")
 
 
 def encode(

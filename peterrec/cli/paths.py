@@ -39,9 +39,29 @@ def finished_run(path: Path, *, stage: str) -> Path:
     return path
 
 
-def prepared_folder(path: Path) -> Path:
-    """The folder, if `peterrec prepare` finished it. Raises SettingsError, RefusedError, DataError."""
+def impression_folder(path: Path) -> Path:
+    """The folder, if `peterrec prepare --label` finished it. Raises SettingsError, RefusedError."""
+    from peterrec.data.impressions import impression_folder as holds_impressions
+
     finished_run(path, stage="prepare")
+    if not holds_impressions(path):
+        raise SettingsError(
+            f"{path} holds a log; a task on impressions learns from labelled rows of who was shown what: prepare them "
+            "with `peterrec prepare --label`."
+        )
+    return path
+
+
+def prepared_folder(path: Path) -> Path:
+    """The folder, if `peterrec prepare` finished it on a log. Raises SettingsError, RefusedError, DataError."""
+    from peterrec.data.impressions import impression_folder as holds_impressions
+
+    finished_run(path, stage="prepare")
+    if holds_impressions(path):
+        raise SettingsError(
+            f"{path} holds impressions, and a log is wanted; tasks of kind 'impressions' read them (`peterrec list "
+            "tasks`)."
+        )
     summary = path / "summary.json"
     try:
         missing = {"vocabulary", "split", "parts"} - json.loads(summary.read_text("utf-8")).keys()

@@ -28,6 +28,8 @@ def finetune(
     Writes to `runs/TASK` unless told otherwise. Settings for `--set` are those of `peterrec show settings finetune`.
     A task that ranks items (`cold_start`) takes the logs of two domains in the place of `--data`:
     `peterrec finetune --task cold_start --source clicks.csv --target orders.csv --user customer --time at`
+    A task on impressions (`mmoe_esmm`) takes what `peterrec prepare --label` has prepared, with or without an encoder:
+    `peterrec finetune --task mmoe_esmm --data shown --encoder runs/encoder`
 
     Example: `peterrec finetune --task gender --adapter serial --seeds 3 --set learning_rate=5e-4`
     """
@@ -62,22 +64,23 @@ def compare(
         str | None,
         typer.Option(
             help="Adapters, separated by commas; the first is compared with all others. all: every other one. "
-            "[default: the task's,none,full]"
+            "[default: the task's,none,full; of impressions the task's]"
         ),
     ] = None,
     controls: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="scratch (random weights, all trained), random (the first adapter that freezes, on random weights)."
+            help="scratch (random weights, all trained), random (the first adapter that freezes, on random weights); "
+            "of impressions no_encoder, random. [default: scratch,random; of impressions no_encoder]"
         ),
-    ] = "scratch,random",
+    ] = None,
     learning_rates: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Learning rates that each contestant tries on the first seed; the best on validation users is kept. "
-            "`recipe`: each recipe's own, without a search.",
+            "`recipe`: each recipe's own, without a search. [default: 5e-4,2e-3,8e-3; of impressions recipe]",
         ),
-    ] = "5e-4,2e-3,8e-3",
+    ] = None,
     *,
     given: StudyOptions,
 ) -> None:
@@ -85,13 +88,15 @@ def compare(
 
     An interrupted comparison goes on with the same command; trainings that are finished are not repeated. On the
     embedded world the oracle's ceiling stands beside them. Writes to `runs/compare-TASK` unless told otherwise. A task
-    that ranks items (`cold_start`) takes `--source` and `--target` in the place of `--data`.
+    that ranks items (`cold_start`) takes `--source` and `--target` in the place of `--data`. Several tasks on
+    impressions, separated by commas, are compared with each other: `--task shared_bottom,mmoe,esmm`.
 
     Example: `peterrec compare --task gender --adapters serial,none --labels 300 --seeds 3`
     """
     from peterrec.evaluation.search import parse_rates
     from peterrec.stages import compare as stage
 
+    task, *more = _names(task) or [task]
     output = given.output or RUNS / f"compare-{Path(task).stem}"
     with given.opened(task, encoder=encoder) as found:
         metrics = stage.run(
@@ -102,8 +107,9 @@ def compare(
             logs=found.logs,
             log_words=given.domains.words(),
             adapters=None if adapters is None else _names(adapters),
-            controls=_names(controls),
-            learning_rates=parse_rates(learning_rates),
+            controls=None if controls is None else _names(controls),
+            more_tasks=more,
+            learning_rates=found.rates if learning_rates is None else parse_rates(learning_rates),
             seeds=given.seed_numbers,
             labels=given.labels,
             overrides=given.set or (),

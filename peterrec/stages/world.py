@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from peterrec.data.domain_logs import TwoLogs
+from peterrec.data.impressions.history import History
+from peterrec.data.impressions.preparation import Sources
+from peterrec.data.impressions.wanted import Wanted, parse_field, parse_label, split_rule
 from peterrec.data.logs.interactions import LogColumns
 from peterrec.data.synthetic import World, WorldSettings
+from peterrec.data.vocabulary import Vocabulary
 from peterrec.errors import SettingsError
 from peterrec.evaluation.world import NOTE_FILE, note_world, read_note
 from peterrec.run_folder import atomic_folder, read_run
-from peterrec.stages import prepare
+from peterrec.stages import prepare, prepare_impressions
 
 COLUMNS = LogColumns(user="user", item="item", time="timestamp")
 FOLDER = Path("runs/world")
@@ -17,6 +21,7 @@ RAW = Path("runs/world-log")  # what was prepared in FOLDER
 CHECKED = Path("runs/world-raw")  # the same with bad rows in it
 PLANTED = 8
 IMPRESSIONS = "impressions.csv"
+SHOWN = Path("runs/world-impressions")  # these, prepared
 DEFAULT = WorldSettings()
 
 
@@ -84,6 +89,37 @@ def run(
         split=split,
         overwrite=overwrite,
     )
+
+
+def prepared_impressions(folder: Path = SHOWN, *, raw: Path = RAW, prepared: Path = FOLDER) -> Path:
+    """The world's impressions, prepared in `folder` with the histories of its log, in the rows of its vocabulary.
+
+    Raises SettingsError where the folders hold something else.
+    """
+    if (folder / "run.json").is_file():
+        rows = read_run(folder, stage="prepare").get("inputs", {}).get("rows")
+        if not isinstance(rows, list) or any(Path(path).parent != raw for path in rows):
+            raise SettingsError(
+                f"{folder}, the place of the embedded world's impressions, holds others; to work on those, name the "
+                "folder with --data."
+            )
+        return folder
+    path = impression_log(raw)
+    if not is_prepared():
+        run(output=prepared, raw=raw)
+    history = History(raw_log(raw), COLUMNS, Vocabulary.load(prepared / "vocabulary.parquet"))
+    labels = ("click", "cart", "conversion", "like", "dwell", "completion")
+    wanted = Wanted(
+        labels=tuple(parse_label(name) for name in labels),
+        fields=tuple(parse_field(name) for name in ("user", "item", "device:categorical", "position:categorical")),
+        user="user",
+        item="item",
+        time="timestamp",
+        domain="domain",
+        split=split_rule(None, fractions=None, user=True, time=True),
+    )
+    prepare_impressions.run(Sources([str(path)], {}, history), wanted=wanted, output=folder)
+    return folder
 
 
 def is_prepared() -> bool:

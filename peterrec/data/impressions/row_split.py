@@ -14,8 +14,8 @@ def split_rows(rule: SplitRule, *, rows: int, seed: int, user: Ints | None, time
     """Sorted row numbers of each part, a pure function of its arguments.
 
     `user` and `time` (N,) belong to rules that need them. `each_user` rounds what a user leaves to training up, so a
-    user of one row trains; rows at one time stand in the order of the file. `temporal` puts all rows of one time into
-    one part. Raises DataError where a part would be empty.
+    user of one row trains. `each_user` and `temporal` put all rows (of a user) at one time into one part, the earlier
+    one where a cut falls among them. Raises DataError where a part would be empty.
     """
     until = np.cumsum(rule.fractions)[:2]
     if rule.name == "each_user":
@@ -47,7 +47,10 @@ def _each_user(user: Ints, time: Ints, until: NDArray[np.float64]) -> Ints:
     sorted_user = user[order]
     first = np.searchsorted(sorted_user, sorted_user, side="left")
     total = np.searchsorted(sorted_user, sorted_user, side="right") - first
-    place = np.arange(len(user)) - first
+    sorted_time = time[order]
+    begins = np.r_[True, (sorted_user[1:] != sorted_user[:-1]) | (sorted_time[1:] != sorted_time[:-1])]
+    # rows of one time, such as a list that was shown at once, count by the first of them
+    place = np.flatnonzero(begins)[np.cumsum(begins) - 1] - first
     part = np.empty(len(user), dtype=np.int64)
     part[order] = sum((place >= np.ceil(total * share - 1e-9)).astype(np.int64) for share in until)
     return part

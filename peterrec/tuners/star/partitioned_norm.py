@@ -60,10 +60,7 @@ class PartitionedNorm(nn.Module):
 
     def _running(self) -> tuple[Tensor, Tensor]:
         """Running mean and variance `(K + 1, D)`, last the shared ones."""
-        started = (self.batches > 0).unsqueeze(1)
-        mean = torch.where(started, self.domain_mean, self.running_mean)
-        var = torch.where(started, self.domain_var, self.running_var)
-        return _and_last(mean, self.running_mean), _and_last(var, self.running_var)
+        return _and_last(self.domain_mean, self.running_mean), _and_last(self.domain_var, self.running_var)
 
     def _moments(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance `(K + 1, D)` in training, last those of all rows; moves the running ones."""
@@ -72,17 +69,18 @@ class PartitionedNorm(nn.Module):
             return self._running()
         var, mean = torch.var_mean(x, dim=0, correction=0)
         self._follow(own, mean, var * (len(x) / (len(x) - 1)))
-        running_mean, running_var = self._running()
         return (
-            _and_last(torch.where(own.several, own.mean, running_mean[:-1]), mean),
-            _and_last(torch.where(own.several, own.var, running_var[:-1]), var),
+            _and_last(torch.where(own.several, own.mean, self.domain_mean), mean),
+            _and_last(torch.where(own.several, own.var, self.domain_var), var),
         )
 
     @torch.no_grad()
     def _follow(self, own: Moments, mean: Tensor, unbiased_var: Tensor) -> None:
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(unbiased_var, self.momentum)
-        fresh = (self.batches == 0).unsqueeze(1)
+        fresh = (self.batches == 0).unsqueeze(
+            1
+        )  # domains that have no statistics of their own yet have the shared ones
         self.domain_mean.copy_(torch.where(fresh, self.running_mean, self.domain_mean))
         self.domain_var.copy_(torch.where(fresh, self.running_var, self.domain_var))
         follow(self.domain_mean, self.domain_var, self.batches, own, momentum=self.momentum)

@@ -36,9 +36,15 @@ def test_each_user_keeps_the_last_rows_for_the_test(table):
     for number in np.unique(user):
         own = sorted(np.flatnonzero(user == number), key=lambda row: (time[row], row))
         train, validation = math.ceil(round(len(own) * 0.7, 6)), math.ceil(round(len(own) * 0.8, 6))
-        expected = own[:train], own[train:validation], own[validation:]
+        place = [next(k for k, other in enumerate(own) if time[other] == time[row]) for row in own]  # of its time's first
+        expected = [
+            [row for row, k in zip(own, place, strict=True) if low <= k < high]
+            for low, high in ((0, train), (train, validation), (validation, len(own)))
+        ]
         for part, rows in zip(parts, expected, strict=True):
             assert sorted(part[user[part] == number]) == sorted(rows)
+            others = np.setdiff1d(own, rows)
+            assert not np.isin(time[rows], time[others]).any()  # a list that was shown at once is in one part
     ten = parts_of(SplitRule(name="each_user"), np.zeros(10, np.int64), np.arange(10)[::-1])
     assert [part.tolist() for part in ten] == [[3, 4, 5, 6, 7, 8, 9], [2], [0, 1]]
 
