@@ -10,7 +10,7 @@ from peterrec.data.impressions.impressions import Impressions
 from peterrec.errors import SettingsError, did_you_mean
 from peterrec.features.embeddings import FieldEmbeddings
 from peterrec.heads.bias_tower import BiasTower
-from peterrec.heads.compose import parse_derived
+from peterrec.heads.compose import Derived, parse_derived
 from peterrec.heads.default_heads import default_heads
 from peterrec.heads.impression_heads import ImpressionHeads
 from peterrec.impression_model import DomainInput, ImpressionNetwork, VectorInput
@@ -49,8 +49,9 @@ class Design:
 def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, bool], domains: int) -> Design:
     """What `task` comes to on data with these fields, labels (name to whether it is 0 or 1) and number of domains.
 
-    Raises SettingsError for names that the data do not have, for domains where they have none, for losses that do not
-    fit their head or label, and where no field would be left to read.
+    A numeric field that is learned or measured is not read. Raises SettingsError for names that the data do not have,
+    for domains where they have none, for losses that do not fit their head or label, for heads that no loss reaches,
+    for bias towers that read what they must not, and where no field would be left to read.
     """
     if task.heads:
         heads, derived, objectives = task.heads, dict(task.derived), task.objectives
@@ -58,13 +59,14 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
     else:
         heads, derived, objectives, measures = default_heads(labels)
     _check_labels(task, heads, objectives, measures, labels=labels, fields=fields)
+    _check_reached(task, heads, derived, objectives)
     if task.domains is not None and not domains:
         raise SettingsError(
             f"task {task.name}: its weights are a domain's (domains), and the data have none. Prepare the impressions "
             "with --domain COLUMN, or take a task without domains."
         )
     hidden = {field for bias in task.biases if bias.train_only for field in bias.fields}
-    targets = {one.label for one in objectives if one.label not in labels}
+    targets = {one.label for one in (*objectives, *measures) if one.label not in labels}
     for key, named in (
         ("features.without", task.features.without),
         *(("biases.fields", bias.fields) for bias in task.biases),
@@ -74,13 +76,10 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
                 raise SettingsError(
                     f"task {task.name}: {key} names {name!r}, no field of the data. {did_you_mean(name, fields)}"
                 )
+    _check_biases(task, heads, targets=targets, hidden=hidden)
     read = tuple(name for name in fields if name not in {*task.features.without, *hidden, *targets})
     if not read:
         raise SettingsError(f"task {task.name}: no field of the data is left to read.")
-    for bias in task.biases:
-        known = {head.name for head in heads}
-        if unknown := [name for name in bias.heads or () if name not in known]:
-            raise SettingsError(f"task {task.name}: biases name the head {unknown[0]!r}; there are {', '.join(known)}.")
     return Design(
         task=task,
         heads=tuple(heads),
@@ -109,21 +108,18 @@ def build_network(
     """
     task, dim = plan.task, plan.task.features.dim
     embeddings = FieldEmbeddings(sizes, dim)
-    domain = DomainInput(plan.domains, dim=dim) if plan.domains else None
+    norm_by_domain = task.domains is not None and task.domains.norm
+    # a norm by domain would take a vector that all rows of a domain share for a constant: nothing of it is left in
+    # training, and in evaluation whatever the running mean has not yet followed, times 1 / √ε
+    domain = DomainInput(plan.domains, dim=dim) if plan.domains and not norm_by_domain else None
     vectors = None if channels is None else VectorInput(channels, width=task.features.vectors)
     width = len(sizes) * dim + (dim if domain is not None else 0) + (0 if vectors is None else vectors.channels)
-    norm = None
-    if task.domains is not None and task.domains.norm:
-        norm = PartitionedNorm(width, num_domains=plan.domains)
+    norm = PartitionedNorm(width, num_domains=plan.domains) if norm_by_domain else None
     layers = [head.layer % len(task.body) for head in plan.heads]
     body = Body(task.body, channels=width, outputs=len(plan.heads), reads=layers)
     heads = ImpressionHeads(plan.heads, tower=task.tower, widths=[body.widths[layer] for layer in layers])
     names = [head.name for head in plan.heads]
-    known: list[str] = [name for name in names if name not in plan.values]
-    derived = {}
-    for name, text in plan.derived.items():
-        derived[name] = parse_derived(text, known)
-        known.append(name)
+    derived = _formulas(plan.heads, plan.derived)
     if task.domains is not None:
         for part in (body, heads):
             add_star(part, num_domains=plan.domains, form=task.domains.star, rank=task.domains.rank)
@@ -148,6 +144,15 @@ def build_network(
     )
 
 
+def _formulas(heads: Sequence[Head], derived: Mapping[str, str]) -> dict[str, Derived]:
+    """What is derived, each of probabilities and of what stands before it."""
+    known = [head.name for head in heads if head.output == "probability"]
+    found: dict[str, Derived] = {}
+    for name, text in derived.items():
+        found[name] = parse_derived(text, [*known, *found])
+    return found
+
+
 def _check_labels(
     task: ImpressionTask,
     heads: Sequence[Head],
@@ -159,7 +164,12 @@ def _check_labels(
 ) -> None:
     values = {head.name for head in heads if head.output == "value"}
     for one in (*objectives, *measures):
-        if one.label not in labels and (one.label not in fields or one.of not in values):
+        if one.label not in labels and one.label in fields and one.of not in values:
+            raise SettingsError(
+                f"task {task.name}: {one.of!r} is a probability, and {one.label!r} is a field of the data, which only "
+                "a head with output = 'value' learns. Prepare it as a label, with --label, or set the head's output."
+            )
+        if one.label not in labels and one.label not in fields:
             raise SettingsError(
                 f"task {task.name}: it learns the label {one.label!r}, which the data do not have; they have "
                 f"{', '.join(labels)}. Prepare the impressions with --label {one.label}=COLUMN."
@@ -173,3 +183,46 @@ def _check_labels(
         if (one.of in values) != (one.loss != "bce"):
             kind = "a value: take mse or log_mse" if one.of in values else "a probability: take bce"
             raise SettingsError(f"task {task.name}: {one.of!r} has the loss {one.loss}, but it is {kind}.")
+    for value in values:
+        if len({one.loss for one in objectives if one.of == value}) > 1:
+            raise SettingsError(
+                f"task {task.name}: {value!r} has the losses mse and log_mse, of a number and of its logarithm: it "
+                "cannot be both. Take one of them, or two heads."
+            )
+
+
+def _check_reached(
+    task: ImpressionTask, heads: Sequence[Head], derived: Mapping[str, str], objectives: Sequence[Objective]
+) -> None:
+    """Raises SettingsError for a head whose output no loss would train: its predictions would be those at the start."""
+    reached = {one.of for one in objectives}
+    formulas = _formulas(heads, derived)
+    for name in reversed(formulas):
+        if name in reached:
+            reached.update(formulas[name].names)
+    for head in reversed(heads):
+        if head.name not in reached:
+            raise SettingsError(
+                f"task {task.name}: no loss reaches the head {head.name!r}. Give it, or what is derived from it, one "
+                "of [[objectives]], or leave it out."
+            )
+        if head.link == "logits":
+            reached.update(head.parents)
+
+
+def _check_biases(task: ImpressionTask, heads: Sequence[Head], *, targets: set[str], hidden: set[str]) -> None:
+    """`targets` are the fields that are learned or measured, `hidden` those that are read in training alone."""
+    known = [head.name for head in heads]
+    for bias in task.biases:
+        for name in bias.fields:
+            if name in targets:
+                raise SettingsError(
+                    f"task {task.name}: biases.fields names {name!r}, which the task learns or measures: leave it out."
+                )
+            if name in hidden and not bias.train_only:
+                raise SettingsError(
+                    f"task {task.name}: one of the biases reads {name!r} in training alone (train_only), another one "
+                    "always: leave it out of one of them."
+                )
+        if unknown := [name for name in bias.heads or () if name not in known]:
+            raise SettingsError(f"task {task.name}: biases name the head {unknown[0]!r}; there are {', '.join(known)}.")

@@ -1,5 +1,6 @@
 """The folder of a model of impressions: its weights, how its fields are coded, which columns it reads; loading it."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from peterrec.catalogue import ImpressionTask
 from peterrec.data.impressions.coding import FieldCoding
 from peterrec.data.impressions.schema import Schema
 from peterrec.data.vocabulary import Vocabulary
-from peterrec.errors import RefusedError
+from peterrec.errors import RefusedError, SettingsError
 from peterrec.impression_design import Design, design
 from peterrec.impression_transfer import ImpressionFit, build
 from peterrec.run_folder import read_run
@@ -39,6 +40,7 @@ class ImpressionFacts(ModelFacts):
     task: ImpressionTask
     labels: dict[str, bool] = Field(min_length=1)
     coding: str
+    columns: str = Field(default="", description="SHA-256 of the file that says which columns are read")
 
     @property
     def with_encoder(self) -> bool:
@@ -59,10 +61,10 @@ class LoadedImpressions:
 
 def save_impressions(
     fitted: ImpressionFit, *, folder: Path, facts: ImpressionFacts, schema: Schema, base_model: str = ""
-) -> None:
+) -> ImpressionFacts:
     """Writes the weights that the model has of its own, how its fields are coded, and which columns it reads.
 
-    `base_model` is as for `save_task`.
+    `base_model` is as for `save_task`. Returns `facts` with the digests of the files, as `load_impressions` wants them.
     """
     assert facts.coding == fitted.coding.fingerprint
     if fitted.model is not None:
@@ -73,6 +75,8 @@ def save_impressions(
     fitted.coding.save(folder)
     with atomic_file(folder / SCHEMA) as path:
         path.write_text(schema.to_json() + "\n", encoding="utf-8")
+    digests = {"weights": weights_digest(folder, facts), "columns": _digest(folder / SCHEMA)}
+    return facts.model_copy(update=digests)
 
 
 def load_impressions(folder: Path, *, encoder: Path | None = None, continued: bool = False) -> LoadedImpressions:
@@ -85,6 +89,11 @@ def load_impressions(folder: Path, *, encoder: Path | None = None, continued: bo
     run = read_run(folder, stage="finetune")
     facts = validate(ImpressionFacts, run.get("model", {}), origin=str(folder / "run.json"))
     schema = read_schema(folder)
+    if _digest(folder / SCHEMA) != facts.columns:
+        raise RefusedError(
+            f"{folder / SCHEMA} is not the file that this run wrote, so rows would be read otherwise than those of the "
+            "training. Put the right one back, or fine-tune again."
+        )
     coding = FieldCoding.load(folder)
     if coding.fingerprint != facts.coding:
         raise RefusedError(
@@ -94,7 +103,7 @@ def load_impressions(folder: Path, *, encoder: Path | None = None, continued: bo
     plan = plan_of(facts, schema)
     if not facts.with_encoder:
         if encoder is not None:
-            raise RefusedError(f"{folder}: the model was trained without an encoder; leave --encoder out.")
+            raise SettingsError(f"--encoder: {folder} was trained without an encoder; leave the option out.")
         fitted = build(plan, coding, encoder=None, adapter=facts.adapter)
         path = folder / WHOLE
         tensors, _ = read_weights(path)
@@ -124,13 +133,19 @@ def plan_of(facts: ImpressionFacts, schema: Schema) -> Design:
 
 
 def read_schema(folder: Path) -> Schema:
-    """The schema beside a model. Raises RefusedError where it is missing."""
+    """The schema beside a model. Raises RefusedError where it is missing or damaged."""
     path = folder / SCHEMA
     try:
         text = path.read_text(encoding="utf-8")
+        return Schema.from_json(text, origin=str(path))
     except OSError as problem:
         raise RefusedError(f"{path}: cannot be read ({problem.strerror}); put it back, or fine-tune again.") from None
-    return Schema.from_json(text, origin=str(path))
+    except (UnicodeDecodeError, SettingsError) as problem:
+        raise RefusedError(f"{path} is damaged ({problem}); put the right one back, or fine-tune again.") from None
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _own(fitted: ImpressionFit) -> dict[str, Tensor]:

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from peterrec import catalogue
-from peterrec.catalogue import AdapterRecipe, RankingTask, TaskRecipe
+from peterrec.catalogue import AdapterRecipe, ImpressionTask, RankingTask, TaskRecipe
 from peterrec.errors import SettingsError
+from peterrec.impression_design import design
 from peterrec.peft_methods import PEFT_METHODS, places
 from peterrec.settings import dump, load_settings, settings_table, to_toml, validate
 from peterrec.task_recipe import AUTO
 from peterrec.training.finetuning import FinetuningSettings
+from peterrec.training.impressions import ImpressionSettings
+from peterrec.training.settings import TrainingSettings
 
 READ = {"adapters": catalogue.adapter, "tasks": catalogue.any_task}
 RECIPES = [(kind, name) for kind in catalogue.KINDS for name in catalogue.names(kind)]
@@ -48,10 +51,33 @@ def test_every_recipe_is_valid_and_described(kind: str, name: str) -> None:
 @pytest.mark.parametrize("kind", catalogue.KINDS)
 def test_readme_has_every_key_with_its_default(kind: str) -> None:
     text = (catalogue.catalogue(kind) / "README.md").read_text()
-    models = {"adapters": [AdapterRecipe], "tasks": [TaskRecipe, RankingTask]}[kind]
+    models = {"adapters": [AdapterRecipe], "tasks": [TaskRecipe, RankingTask, ImpressionTask]}[kind]
     for setting in [setting for model in models for setting in settings_table(model)]:
         if setting.key not in ("name", "training"):
             assert f"`{setting.key}`" in text, setting.key
+
+
+def test_readme_of_impressions_has_every_key_once_with_its_default() -> None:
+    text = (catalogue.catalogue("tasks") / "README.md").read_text()
+    section = text.partition("### What follows an impression\n")[2]
+    above, _, below = section.partition(" are as above")
+    rows = re.findall(r"^\| `([^`|]+)` \| .+ \| (.+) \|$", below, re.MULTILINE)
+    stated = dict(rows)
+    assert len(stated) == len(rows), "a key stands twice"
+    known = {setting.key: setting.default for setting in settings_table(ImpressionTask)}
+    as_above = {key for key in known if f"`{key}`" in above}
+    assert stated.keys() | as_above == known.keys() - {"name", "training"}
+    assert not stated.keys() & as_above
+    for key, default in stated.items():
+        if default.startswith("`"):
+            assert default == f"`{known[key]}`", f"{key}: {default}, and it is {known[key]}"
+        else:  # in words: what stands for a key that is left out
+            assert known[key] in ("required", "none", "[]"), f"{key}: {default}, and it is {known[key]}"
+            assert default == "required" or known[key] != "required", key
+    of_others = {
+        setting.key: setting.default for model in (TaskRecipe, RankingTask) for setting in settings_table(model)
+    }
+    assert all(known[key] == of_others[key] for key in as_above), "other defaults than those of the tasks above"
 
 
 def test_readme_has_every_method_of_peft_with_its_places_and_options() -> None:
@@ -61,10 +87,33 @@ def test_readme_has_every_method_of_peft_with_its_places_and_options() -> None:
         assert f"| `{method}` | {', '.join(places(method))} | {names} |" in text
 
 
+def test_the_recipe_in_the_guide_to_impressions_fits_the_embedded_world(tmp_path: Path) -> None:
+    guide = Path(__file__).parent.parent / "docs" / "impressions.md"
+    (text,) = re.findall(r"^```toml\n(.*?)^```", guide.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    task = catalogue.impression_task(write(tmp_path, text, "shop.toml"))
+    validate(ImpressionSettings, task.training, origin="the guide")
+    binary = dict.fromkeys(("click", "cart", "conversion", "like", "completion"), True)
+    plan = design(task, fields=("user", "item", "device", "position"), labels={**binary, "dwell": False}, domains=3)
+    assert plan.fields == ("user", "item"), "what the guide leaves out is not read"
+    assert plan.bias_fields == (("position",),)
+
+
+def test_the_guide_to_impressions_has_every_recipe() -> None:
+    guide = (Path(__file__).parent.parent / "docs" / "impressions.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?`) \| ", guide.partition("## Which recipe")[2].partition("## Heads")[0], re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    tasks = {name: catalogue.any_task(name) for name in catalogue.names("tasks")}
+    assert sorted(named) == [name for name, task in tasks.items() if isinstance(task, ImpressionTask)]
+    without_heads = {name for name in named if not catalogue.impression_task(name).heads}
+    (listed,) = re.findall(r"without `\[\[heads\]\]` \(all but (.+?)\)", " ".join(guide.split()))
+    assert set(named) - without_heads == set(re.findall(r"`(\w+)`", listed))
+
+
 @pytest.mark.parametrize("name", catalogue.names("tasks"))
 def test_training_tables_are_training_settings(name: str) -> None:
     recipe = catalogue.any_task(name)
-    settings = validate(FinetuningSettings, recipe.training, origin=f"tasks/{name}.toml")
+    model: type[TrainingSettings] = ImpressionSettings if isinstance(recipe, ImpressionTask) else FinetuningSettings
+    settings = validate(model, recipe.training, origin=f"tasks/{name}.toml")
     assert settings.epochs == recipe.training["epochs"]
     assert recipe.adapter == AUTO or catalogue.adapter(recipe.adapter)
 

@@ -4,6 +4,7 @@ import csv
 import json
 import random
 
+import pyarrow.parquet as pq
 import pytest
 
 from peterrec import cli
@@ -112,3 +113,114 @@ def test_options_that_do_not_fit(run, shown, words, told, tmp_path):
     assert code == 2
     assert told in err
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("people", "told"),
+    [
+        (None, "people.csv: there is no such file"),
+        ("person,gender\nu00001,F\n", "people.csv, column 'user': there is no such column"),
+        ("user,gender\nnobody,F\n", "people.csv, column 'user', value 'nobody'"),
+        ("user,gender\n", "people.csv: there are no rows"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "prepare"])
+def test_a_table_that_cannot_be_joined_is_told(run, shown, tmp_path, command, people, told):
+    if people is not None:
+        (tmp_path / "people.csv").write_text(people)
+    output = ["-o", "data"] if command == "prepare" else ["--json"]
+    code, out, err = run(command, shown, *COLUMNS, *LABELS, "--field", "gender", "--users", "people.csv", *output)
+    assert code == 3, err
+    if command == "prepare":
+        assert told in err
+    else:
+        assert any(f"{p['file']}" == "people.csv" and p["severity"] == "fatal" for p in json.loads(out)["problems"])
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_table_that_nothing_comes_from_is_refused(run, shown, world_log, tmp_path):
+    words = [*COLUMNS, *LABELS, "--field", "place", "--users", world_log / "users.csv"]
+    code, _, err = run("prepare", shown, *words, "-o", "data")
+    assert code == 2
+    assert "--users: nothing that was asked for comes from this table" in err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_reason_is_told_where_no_time_can_be_read(run, shown):
+    code, _, err = run("prepare", shown, "--time", "place", *LABELS, "--field", "price", "-o", "data")
+    assert code == 3
+    assert "no row can be used" in err
+    assert "not a time" in err
+
+
+def test_the_summary_counts_the_impressions_alone_and_names_a_task_that_fits(run, shown, world_log, tmp_path):
+    users = ["--field", "gender", "--users", world_log / "users.csv"]
+    code, out, err = run("prepare", shown, *COLUMNS, "--label", "good=rating>=3", *users, "-o", "data")
+    assert code == 0, err
+    summary = json.loads((tmp_path / "data" / "summary.json").read_text())
+    rows = len(shown.read_text().splitlines()) - 1
+    assert (summary["rows_read"], summary["bad_rows"], summary["rows"]) == (rows, 0, rows)
+    assert "Next: peterrec finetune --task shared_bottom --data data" in out
+    assert "rows of one user and time stay together" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--task", "esmm", "--source", "log.csv"], "task esmm reads prepared impressions; --source is for tasks"),
+        (["--task", "gender,age"], "`peterrec finetune` trains one task"),
+    ],
+)
+def test_finetune_refuses_what_is_not_its_own(run, tmp_path, words, told):
+    code, _, err = run("finetune", *words)
+    assert code == 2
+    assert told in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_models_of_one_s_own_impressions(run, shown, world_log, tmp_path):
+    users = ["--users", world_log / "users.csv"]
+    small = ["--set", "epochs=1", "--set", "rows=512", "--set", "device=cpu", "-q"]
+    like = ["--label", "like=rating==4"]
+    assert run("prepare", shown, *COLUMNS, *LABELS, *like, *FIELDS, *users, "-o", "data")[0] == 0
+    assert run("prepare", shown, *COLUMNS, *LABELS, *FIELDS, *users, "--split", "rows", "-o", "other")[0] == 0
+    code, _, err = run("compare", "--task", "esmm,shared_bottom", "--data", "data", *small, "-o", "compared")
+    assert code == 0, err
+    table = pq.read_table(tmp_path / "compared" / "predictions.parquet").to_pylist()
+    assert {row["model"]: row["p_like"] is not None for row in table}.items() >= {
+        ("esmm", False),
+        ("shared_bottom", True),
+    }
+    code, _, err = run("finetune", "--task", "esmm", "--data", "data", *small, "-o", "model")
+    assert code == 0, err
+    code, _, err = run("evaluate", "--model", "model", "--data", "other", "-o", "again")
+    assert code == 0, err
+    code, _, err = run("predict", "--model", "model")
+    assert (code, "LOG is missing: model was trained on impressions of yours" in err) == (2, True)
+    code, _, err = run("predict", shown, "--model", "model", "-o", "p.parquet")
+    assert (code, "--users is missing: the model reads gender" in err) == (2, True)
+    code, _, err = run("predict", shown, "--model", "model", *users, "--item", "thing")
+    assert (code, "give LOG the names of those columns" in err) == (2, True)
+    assert not (tmp_path / "runs").exists()
+    rows = list(csv.DictReader(shown.read_text().splitlines()))[:2]
+    (tmp_path / "new.csv").write_text("user,item,place,price\n" + "".join(f"n{r['user']},q,a,1\n" for r in rows))
+    code, _, err = run("predict", "new.csv", "--model", "model", *users, "-o", "p.parquet")
+    assert code == 0, err  # users whom the table does not know yet
+    found = pq.read_table(tmp_path / "p.parquet").to_pydict()
+    assert found["user"] == [f"n{row['user']}" for row in rows]
+    assert all(
+        abs(c * v - t) < 1e-6 for c, v, t in zip(*(found[f"p_{n}"] for n in ("ctr", "cvr", "ctcvr")), strict=True)
+    )
+
+
+def test_the_users_column_of_the_training_is_that_of_the_table(run, shown, tmp_path):
+    rows = list(csv.DictReader(shown.read_text().splitlines()))
+    (tmp_path / "own.csv").write_text("customer" + shown.read_text().removeprefix("user"))
+    people = sorted({row["user"] for row in rows})
+    (tmp_path / "people.csv").write_text("customer,tier\n" + "".join(f"{u},{u[-1]}\n" for u in people))
+    words = ["--user", "customer", *LABELS, "--field", "tier:categorical", "--users", "people.csv"]
+    assert run("prepare", "own.csv", *words, "-o", "data")[0] == 0
+    small = ["--set", "epochs=1", "--set", "rows=512", "--set", "device=cpu", "-q"]
+    assert run("finetune", "--task", "esmm", "--data", "data", *small, "-o", "model")[0] == 0
+    code, _, err = run("predict", "own.csv", "--model", "model", "--users", "people.csv", "-o", "p.parquet")
+    assert code == 0, err

@@ -157,13 +157,12 @@ def refuse_columns_of_target(of_target: LogOptions) -> None:
         raise SettingsError("--target-user, --target-item and --target-time are about a log that --target names.")
 
 
-def refuse_domains(options: DomainOptions, task: str) -> None:
-    """Raises SettingsError for options about two domains, given for a task that has none."""
+def refuse_domains(options: DomainOptions, task: str, *, reads: str = "one prepared log") -> None:
+    """Raises SettingsError for options about two domains, given for a task that `reads` something else."""
     if given := options.given():
         raise SettingsError(
-            f"task {task} predicts a label of the users of one prepared log; {', '.join(given)} "
-            f"{'is' if len(given) == 1 else 'are'} for tasks that rank items, such as cold_start. Name the log with "
-            "--data."
+            f"task {task} reads {reads}; {', '.join(given)} {'is' if len(given) == 1 else 'are'} for tasks that rank "
+            "items, such as cold_start. Name its folder with --data."
         )
 
 

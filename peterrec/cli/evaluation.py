@@ -8,7 +8,7 @@ import typer
 from peterrec.cli import options
 from peterrec.cli.options import ENCODER, Device
 from peterrec.cli.output import show_results
-from peterrec.cli.paths import beside, named, prepared_folder
+from peterrec.cli.paths import beside, impression_folder, named, prepared_folder
 
 
 def evaluate(
@@ -24,17 +24,24 @@ def evaluate(
 ) -> None:
     """Measure a finished run again: an encoder by next item, a task by its labels.
 
-    Writes to `MODEL-evaluation` unless told otherwise. Users that a task was trained on never count.
+    Writes to `MODEL-evaluation` unless told otherwise. Users that a task was trained on never count. Of impressions
+    the run's own test rows are measured, of other `--data` all rows.
 
     Example: `peterrec evaluate --model runs/gender --data other-data`
     """
+    from peterrec.run_folder import read_run
+    from peterrec.run_weights import kind_of
     from peterrec.stages import evaluate as stage
 
+    if data is not None:
+        run = read_run(model)
+        shown = run.get("stage") == "finetune" and kind_of(run) == "impressions"
+        data = (impression_folder if shown else prepared_folder)(data)
     output = output or beside(model, "-evaluation")
     metrics = stage.run(
         model,
         output=output,
-        data=None if data is None else prepared_folder(data),
+        data=data,
         encoder=encoder,
         continued=continued,
         device=device.value,

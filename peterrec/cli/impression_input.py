@@ -204,9 +204,8 @@ def prepare_impressions(
         )
     show_table(render_impressions(summary))
     encoder = "" if given.history.encoder is None else f" --encoder {shlex.quote(str(given.history.encoder))}"
-    typer.echo(
-        f"Prepared: {output}\nNext: peterrec finetune --task mmoe_esmm{encoder} --data {shlex.quote(str(output))}"
-    )
+    task = "mmoe_esmm" if {"click", "conversion"} <= set(summary["labels"]) else "shared_bottom"
+    typer.echo(f"Prepared: {output}\nNext: peterrec finetune --task {task}{encoder} --data {shlex.quote(str(output))}")
 
 
 def predict_impressions(
@@ -225,21 +224,31 @@ def predict_impressions(
     device: Literal["auto", "cpu", "cuda", "mps"],
     overwrite: bool,
 ) -> dict[str, Any]:
-    """Predicts impressions with a model of them, those of the embedded world by default; returns counts.
+    """Predicts impressions with a model of them; returns counts.
 
-    Columns of the history are those of the training unless named. Raises what the stage raises.
+    Without `rows` a model of the embedded world predicts that world's. Columns are those of the training unless named.
+    Raises SettingsError for rows that are missing, and what the stage raises.
     """
     from peterrec.data.impressions.side_table import side_tables
     from peterrec.data.logs.interactions import LogColumns
     from peterrec.impression_run import read_schema
+    from peterrec.run_folder import read_run
     from peterrec.stages import predict_impressions as stage
     from peterrec.stages import world
 
     schema = read_schema(model)
     log = history.log
     if not rows:
+        run = read_run(model, stage="finetune")
+        data = (run.get("inputs") or {}).get("data")
+        if data is None or (model / data).resolve() != world.SHOWN.resolve():
+            raise SettingsError(
+                f"LOG is missing: {model} was trained on impressions of yours; name the files of those to predict. "
+                "Only a model of the embedded world does without."
+            )
         rows = [str(world.impression_log())]
-        log = log or ([str(path) for path in world.raw_log()] if schema.history is not None else None)
+        if log is None and (run.get("model") or {}).get("encoder_revision"):
+            log = [str(path) for path in world.raw_log()]
     known = stage.columns_of(schema)
     columns = LogColumns(
         user=history.user or known.user,
@@ -248,7 +257,10 @@ def predict_impressions(
         time_unit=known.time_unit,
     )
     side = side_tables(
-        users=users, users_column=users_column or "user", items=items, items_column=schema.item or "item"
+        users=users,
+        users_column=users_column or schema.user or "user",
+        items=items,
+        items_column=schema.item or "item",
     )
     return stage.run(
         rows,

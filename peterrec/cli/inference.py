@@ -75,8 +75,13 @@ def predict(
 
     if kind_of(read_run(model, stage="finetune")) == "impressions":
         refuse_given(
-            context, _OF_LOGS, reason="is about logs; of impressions a model reads the columns it learnt from."
+            context,
+            _OF_LOGS,
+            reason="is about logs; of impressions a model reads the columns it learnt from: leave it out, and give LOG "
+            "the names of those columns.",
         )
+        if not log:
+            refuse_without_log(context, but=("model", "output", "encoder", "continued", "device", "overwrite"))
         of_history = HistoryOptions(history, history_user, history_item, history_time)
         counts = predict_impressions(
             log,

@@ -87,7 +87,7 @@ class StudyOptions:
 
         recipe = any_task(task)
         if isinstance(recipe, ImpressionTask):
-            refuse_domains(self.domains, recipe.name)
+            refuse_domains(self.domains, recipe.name, reads="prepared impressions")
             yield self._impressions(encoder)
             return
         if self.without_encoder:

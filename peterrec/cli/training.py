@@ -33,8 +33,11 @@ def finetune(
 
     Example: `peterrec finetune --task gender --adapter serial --seeds 3 --set learning_rate=5e-4`
     """
+    from peterrec.errors import SettingsError
     from peterrec.stages import finetune as stage
 
+    if len(_names(task)) > 1 and not Path(task).exists():
+        raise SettingsError(f"--task {task}: `peterrec finetune` trains one task; several are for `peterrec compare`.")
     output = given.output or RUNS / Path(task).stem
     with given.opened(task, encoder=encoder) as found:
         metrics = stage.run(

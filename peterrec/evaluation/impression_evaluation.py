@@ -4,15 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
 from peterrec.data.impressions.impressions import Impressions, open_impressions
+from peterrec.data.impressions.space import parse_space
 from peterrec.errors import DataError, RefusedError
-from peterrec.evaluation.impression_results import measured_rows
-from peterrec.evaluation.split_file import FILE
+from peterrec.evaluation.impression_entrant import by_measure, measured
+from peterrec.evaluation.impression_split import read_test_rows
 from peterrec.impression_run import LoadedImpressions, load_impressions
 from peterrec.metrics.impression_rows import bootstrap_facts, replicates_of
 from peterrec.metrics.intervals import metric_intervals
@@ -33,15 +31,20 @@ def evaluate_impressions(
     impressions = open_impressions(data_of(model, run) if data is None else data)
     _fits(impressions, loaded, model=model)
     own = impressions.fingerprint == run["inputs"].get("data_fingerprint")
-    rows = _test_rows(model, impressions) if own else np.arange(len(impressions))
+    rows = read_test_rows(model, impressions=impressions) if own else np.arange(len(impressions))
     loaded.fitted.whole.to(device)
     read = loaded.fitted.rows(impressions, kept=rows, cache_mb=1024)
     plan = loaded.fitted.plan
-    measured = [measured_rows(impressions, rows, plan, read.predict(rows, device))]
-    which = "the test rows of the split" if own else "all rows; the model was trained on others"
+    found = [measured(impressions, rows, plan, by_measure(plan, read.predict(rows, device)))]
+    which = (
+        "the test rows of the split"
+        if own
+        else "all rows. They are not the data that the model was trained on, as they were then: if both come from one "
+        "file, it may have learned from these rows"
+    )
     return {
         "task": loaded.facts.task.name,
-        "metric": measured[0].main(plan.task.metric),
+        "metric": found[0].main(plan.task.metric),
         "measures": [dump(one) for one in plan.measures],
         "protocol": (
             f"{len(rows):,} impressions of {impressions.folder.name}: {which}. The model is the one that the run "
@@ -53,12 +56,12 @@ def evaluate_impressions(
             {
                 "name": loaded.facts.task.name,
                 "role": "model",
-                "metrics": metric_intervals(measured, replicates=replicates_of(measured)),
+                "metrics": metric_intervals(found, replicates=replicates_of(found)),
             }
         ],
         "gains": [],
-        "calibration": measured[0].calibration,
-        "bootstrap": bootstrap_facts(users=impressions.schema.users, replicates=replicates_of(measured)),
+        "calibration": found[0].calibration,
+        "bootstrap": bootstrap_facts(users=impressions.schema.users, replicates=replicates_of(found)),
     }, impressions
 
 
@@ -73,10 +76,15 @@ def _fits(impressions: Impressions, loaded: LoadedImpressions, *, model: Path) -
                 f"the impressions again with --field {name}:{kinds[name]}."
             )
     for measure in loaded.fitted.plan.measures:
-        if measure.label not in impressions.labels and measure.label not in found:
+        of_space = () if measure.space is None else parse_space(measure.space).names
+        known = {*impressions.labels, *impressions.schema.of_kind("numeric")}
+        lacking = [name for name in of_space if name not in impressions.labels]
+        if measure.label not in known:
+            lacking.insert(0, measure.label)
+        if lacking:
             raise DataError(
-                f"{impressions.folder}: {model} is measured against the label {measure.label!r}, which is not there. "
-                f"Prepare the impressions again with --label {measure.label}=COLUMN."
+                f"{impressions.folder}: {model} is measured by the label {lacking[0]!r}, which is not there. Prepare "
+                f"the impressions again with --label {lacking[0]}=COLUMN."
             )
     if impressions.schema.domains != loaded.schema.domains:
         raise DataError(
@@ -91,17 +99,3 @@ def _fits(impressions: Impressions, loaded: LoadedImpressions, *, model: Path) -
             f"{impressions.folder} was prepared without histories, or for another encoder than {model} has. Prepare "
             f"the impressions again with --history LOG --encoder {loaded.encoder_folder}."
         )
-
-
-def _test_rows(model: Path, impressions: Impressions) -> NDArray[np.int64]:
-    path = model / FILE
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=["row", "part"])
-    except (OSError, pa.ArrowException, KeyError) as problem:
-        raise RefusedError(
-            f"{path}: not readable ({(str(problem).splitlines() or [''])[0]}), so nothing says which rows the task was "
-            "trained on; make the run again."
-        ) from None
-    tested = table["row"].to_numpy()[np.asarray(table["part"].to_pylist()) == "test"]
-    return np.flatnonzero(np.isin(impressions.position, tested))

@@ -19,6 +19,9 @@ CONTROLS = {
     "no_encoder": "each recipe without the encoder's user and item vectors",
     "random": "the first recipe on an encoder of random weights",
 }
+REGRESSION, RATE_OF_DOMAIN, RATE, ORACLE = "logistic_regression", "base_rate_of_domain", "base_rate", "oracle"
+BASELINES = (REGRESSION, RATE_OF_DOMAIN, RATE)
+RESERVED = (*BASELINES, ORACLE)  # names of the other rows of a table
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class ImpressionPlan(TrainingPlan[ImpressionContestant]):
     def of(cls, request: StudyRequest) -> "ImpressionPlan":
         """The plan of a command. Raises SettingsError for what does not go with impressions."""
         recipe = impression_task(request.task)
+        for name in (request.task, *request.more_tasks):
+            if (own := impression_task(name).name) in RESERVED:
+                raise SettingsError(
+                    f"{name}: {own!r} is the name of a row beside the models; call the recipe otherwise."
+                )
         if request.logs is not None:
             raise SettingsError(
                 f"task {recipe.name}: --source and --target name the logs of two domains; a task on impressions reads "

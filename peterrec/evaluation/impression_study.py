@@ -3,64 +3,36 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from peterrec.catalogue import AdapterRecipe, ImpressionTask
-from peterrec.data.attribute import Split
-from peterrec.data.impressions.impressions import Impressions, open_impressions
+from peterrec.catalogue import AdapterRecipe, ImpressionTask, impression_task
 from peterrec.encoders.base import UserEncoder
-from peterrec.encoders.loading import encoder_revision, open_encoder
-from peterrec.errors import RefusedError, SettingsError
+from peterrec.encoders.loading import encoder_revision
+from peterrec.errors import DataError, RefusedError
+from peterrec.evaluation.impression_arena import ImpressionArena, open_impression_arena
+from peterrec.evaluation.impression_fitted import ImpressionFitted, pack_impressions, unpack_impressions
 from peterrec.evaluation.impression_plan import ImpressionContestant, ImpressionPlan
-from peterrec.evaluation.impression_results import (
-    compared_results,
-    fitted_results,
-    prediction_table,
-)
+from peterrec.evaluation.impression_results import compared_results, fitted_results, prediction_table
+from peterrec.evaluation.impression_split import write_row_split
 from peterrec.evaluation.search_result import Searched
-from peterrec.evaluation.split_file import FILE, PARTS, UNUSED
 from peterrec.evaluation.study import TaskStudy
 from peterrec.evaluation.study_request import StudyRequest
 from peterrec.evaluation.training_plan import finetune_command
 from peterrec.evaluation.trial import Trial
 from peterrec.impression_design import Design, binary_labels, design
 from peterrec.impression_run import ImpressionFacts, save_impressions
-from peterrec.impression_transfer import fit_codings, fit_impressions, fitted_of
+from peterrec.impression_transfer import ImpressionFit, fit_codings, fit_impressions, fitted_of
 from peterrec.run_folder import relative_to_run
-from peterrec.run_weights import ModelFacts, weights_digest
 from peterrec.settings import dump
 from peterrec.training.checkpoint import Checkpoint
+from peterrec.training.impression_reader import ImpressionReader
 from peterrec.training.progress import Progress
 from peterrec.training.tracking import Tracker
-from peterrec.transfer import Tested, starting_encoder
-
-_PREDICTED = "predicted "
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImpressionFitted(Tested):
-    """A trained contestant: its model, if that was asked for, and what it predicts for the test rows, by output."""
-
-    predicted: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class ImpressionArena:
-    """Impressions and their splits; `vectors` are those of frozen encoders, computed once for all contestants."""
-
-    plan: ImpressionPlan
-    impressions: Impressions
-    splits: dict[int, Split]
-    vectors: dict[str, Tensor] = field(default_factory=dict)
+from peterrec.transfer import Trained, starting_encoder
 
 
 class ImpressionStudy(TaskStudy[ImpressionPlan, ImpressionContestant, ImpressionFitted]):
@@ -82,23 +54,10 @@ class ImpressionStudy(TaskStudy[ImpressionPlan, ImpressionContestant, Impression
 
     @classmethod
     def of(cls, plan: ImpressionPlan) -> Self:
-        """Opens the impressions. Raises RefusedError where they were prepared for another encoder than the plan's."""
-        impressions = open_impressions(plan.data)
-        if plan.encoder is not None:
-            wanted = open_encoder(plan.encoder)[1].fingerprint
-            found = impressions.vocabulary
-            if found is None:
-                raise SettingsError(
-                    f"{plan.data} holds no histories, which the encoder would read. Prepare the impressions again with "
-                    f"--history LOG --encoder {plan.encoder}, or leave the encoder out with --without-encoder."
-                )
-            if found.fingerprint != wanted:
-                raise RefusedError(
-                    f"{plan.data} was prepared with the item vocabulary {found.fingerprint[:16]}, but the encoder "
-                    f"{plan.encoder} has {wanted[:16]}. Prepare the impressions again with --encoder {plan.encoder}."
-                )
-        study = cls(ImpressionArena(plan, impressions, {seed: impressions.split(seed) for seed in plan.seeds}))
-        study.design(plan.task)  # what does not fit the data is refused before anything is written
+        """The study of a plan. Raises what opening its data raises, SettingsError for a task that does not fit."""
+        study = cls(open_impression_arena(plan))
+        for task in (plan.task, *map(impression_task, plan.others)):
+            study.design(task)  # what does not fit the data is refused before anything is written
         return study
 
     @property
@@ -157,7 +116,7 @@ class ImpressionStudy(TaskStudy[ImpressionPlan, ImpressionContestant, Impression
 
     def _fit(
         self, trial: Trial[ImpressionContestant], *, checkpoints: Path | None, tracker: Tracker, progress: Progress
-    ) -> Any:
+    ) -> tuple[ImpressionFit, ImpressionReader, Trained]:
         contestant, plan = trial.contestant, self.plan
         settings = plan.settings_of(contestant, seed=trial.seed, learning_rate=trial.learning_rate)
         encoder: UserEncoder | None = None
@@ -190,14 +149,8 @@ class ImpressionStudy(TaskStudy[ImpressionPlan, ImpressionContestant, Impression
         return f"{self.revision}{random} {own.name} {' '.join(read)} {length} {window}"
 
     def save(
-        self,
-        model: nn.Module,
-        contestant: ImpressionContestant,
-        *,
-        seed: int,
-        folder: Path,
-        base_model: str = "",
-    ) -> ModelFacts:
+        self, model: nn.Module, contestant: ImpressionContestant, *, seed: int, folder: Path, base_model: str = ""
+    ) -> ImpressionFacts:
         plan, impressions = self.design(contestant.recipe), self._arena.impressions
         coding = fit_codings(plan, impressions, self._arena.splits[seed].train)
         vocabulary = impressions.vocabulary if contestant.with_encoder else None
@@ -210,21 +163,16 @@ class ImpressionStudy(TaskStudy[ImpressionPlan, ImpressionContestant, Impression
             coding=coding.fingerprint,
         )
         fitted = fitted_of(model, plan, coding, contestant.adapter)
-        save_impressions(fitted, folder=folder, facts=facts, schema=impressions.schema, base_model=base_model)
-        return facts.model_copy(update={"weights": weights_digest(folder, facts)})
+        return save_impressions(fitted, folder=folder, facts=facts, schema=impressions.schema, base_model=base_model)
 
     def packed(self, result: ImpressionFitted) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {f"{_PREDICTED}{name}": torch.from_numpy(values) for name, values in result.predicted.items()}
-        facts = {k: v for k, v in vars(result).items() if k not in ("model", "predicted")}
-        return tensors, {"trained": facts, "outputs": list(result.predicted)}
+        return pack_impressions(result)
 
     def unpacked(self, kept: Checkpoint) -> ImpressionFitted:
-        predicted = {name: kept.tensors[f"{_PREDICTED}{name}"].numpy() for name in kept.facts["outputs"]}
-        return ImpressionFitted(**kept.facts["trained"], model=None, predicted=predicted)
+        return unpack_impressions(kept)
 
     def measured(self, contestant: ImpressionContestant, fitted: Mapping[int, ImpressionFitted]) -> dict[str, Any]:
-        predicted = {seed: one.predicted for seed, one in fitted.items()}
-        return fitted_results(self, contestant.name, self.design(contestant.recipe), fitted, predicted)
+        return fitted_results(self, contestant, fitted)
 
     def compared(
         self,
@@ -239,12 +187,7 @@ class ImpressionStudy(TaskStudy[ImpressionPlan, ImpressionContestant, Impression
         return prediction_table(self._arena, {seed: one.predicted for seed, one in fitted.items()})
 
     def write_split(self, folder: Path, *, seed: int) -> None:
-        impressions, split = self._arena.impressions, self._arena.splits[seed]
-        part = np.full(len(impressions), UNUSED, dtype=object)
-        for name in PARTS:
-            part[getattr(split, name)] = name
-        table = pa.table({"row": pa.array(impressions.position), "part": pa.array(part.tolist(), pa.string())})
-        pq.write_table(table, folder / FILE, compression="zstd")
+        write_row_split(folder, impressions=self._arena.impressions, split=self._arena.splits[seed])
 
     def usage(self, folder: Path) -> list[str]:
         history = "" if self._arena.impressions.history is None or self.plan.encoder is None else " --history LOG"
@@ -291,7 +234,10 @@ class ImpressionStudy(TaskStudy[ImpressionPlan, ImpressionContestant, Impression
             source=task.name,
             data=Path(job["data"]),
         )
-        study = cls.of(plan)
+        try:
+            study = cls.of(plan)
+        except DataError as problem:
+            raise RefusedError(f"{problem} Every machine of the launch must see {plan.data}.") from None
         if (study.arena.impressions.fingerprint, study.revision) != (job["fingerprint"], job["encoder_revision"]):
             raise RefusedError(
                 f"{plan.data} or {plan.encoder}: not that of the main process; copy its folders to this machine."

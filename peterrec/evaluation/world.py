@@ -70,7 +70,7 @@ def world_of(prepared: PreparedLog) -> World | None:
     if not isinstance(log, list) or not log:
         return None
     paths = [Path(path) for path in log]
-    for folder in _places(paths[0].parent, prepared=prepared.folder.resolve()):
+    for folder in raw_folders(paths[0].parent, prepared=prepared.folder.resolve()):
         note = read_note(folder)
         if note is None or any(path.parent != paths[0].parent for path in paths):
             continue
@@ -81,8 +81,8 @@ def world_of(prepared: PreparedLog) -> World | None:
     return None
 
 
-def _places(folder: Path, *, prepared: Path) -> Iterator[Path]:
-    """Where the folder of the raw log may be: as given, from any folder above the prepared one, beside that."""
+def raw_folders(folder: Path, *, prepared: Path) -> Iterator[Path]:
+    """Where the folder of raw files may be: as given, from any folder above the prepared one, beside that."""
     yield folder
     if not folder.is_absolute():
         yield from (above / folder for above in prepared.parents)

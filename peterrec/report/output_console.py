@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-NAME, OUTPUT, FIGURE = 15, 10, 14  # widths of the columns; "[0.790, 0.830]" is 14
+NAME, OUTPUT, FIGURE = 20, 10, 14  # widths of the columns at most; "[0.790, 0.830]" is 14
+WIDEST = 106  # of the whole table: a name, an output, five figures
 KEPT = ("auc", "log_loss", "pcoc", "ne", "gauc")  # where the console is narrow, the first of these
 LONG_LINES = 24  # with the domains, if all of it stays on a screen or two
 
 
 def outputs_table(metrics: Metrics, *, width: int = 100) -> "Table":
-    """The results for a console of `width` columns, of which at most 100 are used: a line for each output.
+    """The results for a console of `width` columns, of which at most `WIDEST` are used: a line for each output.
 
     Domains stand below their outputs, unless that fills more than a screen or two. What is left out is named in the
     caption.
@@ -30,12 +31,15 @@ def outputs_table(metrics: Metrics, *, width: int = 100) -> "Table":
     rows, results = result_rows(metrics), reading.results(metrics)
     domains = len(rows) * len(measured_outputs(metrics)) * (1 + len(measured_domains(metrics))) <= LONG_LINES
     output = _output_width(metrics, domains=domains)
-    room = (min(width, 100) - NAME - output - 2) // (FIGURE + 1)
+    name = min(max((len(row.name) for row in rows), default=0), NAME if width >= WIDEST else NAME - 5)
+    name = max(name, len("123,456 trained"))
+    beside = min(width, WIDEST) - output - 2
+    room = (beside - name) // (FIGURE + 1)
     known = columns(metrics, shown=SHOWN)
     kept = [name for name in (*KEPT, *known) if name in known]
     measures = [name for name in known if name in kept[: max(room, 1)]]
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    longest = NAME + max(min(width, 100) - NAME - output - 2 - len(measures) * (FIGURE + 1), 0)
+    longest = max(name, beside - len(measures) * (FIGURE + 1))
     table.add_column("", max_width=longest, overflow="fold")
     table.add_column("output", max_width=output, overflow="fold")
     for name in measures:

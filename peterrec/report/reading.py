@@ -30,15 +30,16 @@ def plain(text: object) -> str:
 
 
 def number(value: object, *, signed: bool = False) -> str:
-    """Three decimals, or a dash where there is no finite value.
+    """Three decimals, fewer from 10 on, or a dash where there is no finite value.
 
-    >>> number(0.81), number(0.0101, signed=True), number(float("nan"))
-    ('0.810', '+0.010', '–')
+    >>> number(0.81), number(0.0101, signed=True), number(33.138), number(float("nan"))
+    ('0.810', '+0.010', '33.14', '–')
     """
     known = finite(value)
     if known is None:
         return ABSENT
-    text = f"{known:+.3f}" if signed else f"{known:.3f}"
+    decimals = 3 - sum(abs(known) >= bound for bound in (9.9995, 99.995, 999.95))
+    text = f"{known:{'+' if signed else ''}.{decimals}f}"
     return text.replace("-", "") if text == "-0.000" and not signed else text
 
 

@@ -168,4 +168,4 @@ def _predictions(study: AnyStudy, found: Mapping[str, Searched[Any]]) -> pa.Tabl
     for name, searched in found.items():
         table = study.predictions(searched.fitted)
         tables.append(table.append_column("model", pa.array([name] * len(table))))
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables, promote_options="default")  # tasks with other outputs have other columns

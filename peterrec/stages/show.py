@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from peterrec.catalogue import KINDS, adapter, any_task, find, names
 from peterrec.errors import RefusedError, SettingsError, did_you_mean
+from peterrec.report.outputs import SHOWN, columns, lines, measured_against, measured_domains, measured_outputs
 from peterrec.report.reading import estimate, label_of, parameters
 from peterrec.run_folder import read_run
 from peterrec.settings import read_toml, settings_table, to_toml
@@ -81,24 +82,57 @@ def _kind_of(file: Path) -> str:
 
 
 def _results(metrics: dict[str, Any]) -> str:
+    """Results and gains; of impressions, whose figures are very many, a line an output on all rows, and main gains."""
+    by_output = bool(measured_outputs(metrics))
+    gains = [gain for gain in metrics.get("gains", []) if not by_output or gain["metric"] == metrics.get("metric")]
+    told = [
+        f"{gain['of']} over {gain['over']}: {label_of(gain['metric'])} {estimate(gain, signed=True)}" for gain in gains
+    ]
+    parts = [_columns(_output_rows(metrics) if by_output else _rows(metrics)), "\n".join(told)]
+    if by_output:
+        more = "domains, measures and gains" if measured_domains(metrics) else "measures and gains"
+        parts.append("\n".join([*measured_against(metrics), f"More {more}: metrics.json and report.html."]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
     results = metrics.get("results", [])
     figures = list(dict.fromkeys(name for result in results for name in result.get("metrics", {})))
-    header = ("result", "role", *map(label_of, figures), "trained", "seconds")
-    rows = [
-        (
-            str(result.get("name", "")),
-            str(result.get("role", "")),
-            *(estimate(result.get("metrics", {}).get(name, {})) for name in figures),
-            parameters(result.get("trained_parameters")),
-            f"{result['seconds']:.1f}" if isinstance(result.get("seconds"), int | float) else "",
-        )
-        for result in results
+    return [
+        ("result", "role", *map(label_of, figures), "trained", "seconds"),
+        *(
+            (
+                *_named(result),
+                *(estimate(result.get("metrics", {}).get(name, {})) for name in figures),
+                *_costs(result),
+            )
+            for result in results
+        ),
     ]
-    gains = [
-        f"{gain['of']} over {gain['over']}: {label_of(gain['metric'])} {estimate(gain, signed=True)}"
-        for gain in metrics.get("gains", [])
-    ]
-    return _columns([header, *rows]) + ("\n\n" + "\n".join(gains) if gains else "")
+
+
+def _output_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+    measures = columns(metrics, shown=SHOWN)
+    rows = [("result", "role", "output", *map(label_of, measures), "trained", "seconds")]
+    for result in metrics.get("results", []):
+        found = lines(metrics, result, measures)
+        for place, line in enumerate(found):
+            cells = (f"{cell.value} {cell.interval}".strip() for cell in line.cells)
+            named, costs = (_named(result), _costs(result)) if not place else (("", ""), ("", ""))
+            rows.append((*named, line.output, *cells, *costs))
+        if not found:
+            rows.append((*_named(result), "not measured", *("" for _ in measures), *_costs(result)))
+    return rows
+
+
+def _named(result: dict[str, Any]) -> tuple[str, str]:
+    return str(result.get("name", "")), str(result.get("role", ""))
+
+
+def _costs(result: dict[str, Any]) -> tuple[str, str]:
+    seconds = result.get("seconds")
+    told = f"{seconds:.1f}" if isinstance(seconds, int | float) else ""
+    return parameters(result.get("trained_parameters")), told
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:

@@ -66,9 +66,9 @@ class ImpressionPiece:
 class ImpressionProgram:
     """Lowers the weighted sum of the objectives' mean losses, each over the rows of its own space.
 
-    An objective without a row in a step adds nothing to it. Rows weigh what the data say, on average 1, where
-    `row_weights`. Watched is the mean over the `measures` of `metric` on the validation rows: `auc`, or `log_loss`,
-    whose sign is turned; of values the share of the variance that is explained stands in for both.
+    An objective without a row in a step adds nothing to it. Rows weigh what the data say, where `row_weights`. Watched
+    is the mean over the `measures` of `metric` on the validation rows: `auc`, or `log_loss`, whose sign is turned; of
+    values the share of the variance that is explained stands in for both.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ImpressionProgram:
         impressions = data.impressions
         weight = np.ones(len(impressions), dtype=np.float32)
         if row_weights and impressions.weight is not None:
-            weight = np.asarray(impressions.weight / impressions.weight[self._train].mean(), dtype=np.float32)
+            weight = np.asarray(impressions.weight, dtype=np.float32)
         self._wanted = [wanted(impressions, one.label, one.space, weight=weight) for one in self._objectives]
         self._checked = [wanted(impressions, one.label, one.space, weight=weight) for one in self._measures]
         for one, found in zip(self._objectives, self._wanted, strict=True):

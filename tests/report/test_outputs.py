@@ -230,3 +230,19 @@ def test_nothing_absent_is_shown_as_a_number(metrics: dict[str, Any]) -> None:
         assert not re.search(r"\b(?:nan|None|inf)\b", text)
         assert "bootstrap over test users)" in text
     assert "not measured" in page_of(metrics)
+
+
+def test_a_wide_console_does_not_break_names(metrics: dict[str, Any]) -> None:
+    metrics["results"][2]["name"] = "logistic_regression"
+    assert "logistic_regression" in printed(metrics, width=110)
+    assert "GAUC" in printed(metrics, width=110)  # and costs no figure
+    assert max(map(len, printed(metrics, width=110).splitlines())) <= 110
+
+
+def test_large_values_and_their_intervals_stand_on_one_line(metrics: dict[str, Any]) -> None:
+    figure = {"value": 33.1383, "low": 28.6949, "high": 137.8392}
+    for each in metrics["results"]:
+        each["metrics"]["dwell/rmse"] = figure
+    text = printed(metrics, width=110)
+    assert "RMSE 33.14" in text
+    assert "[28.69, 137.8]" in text

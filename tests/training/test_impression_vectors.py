@@ -4,17 +4,24 @@ import numpy as np
 import pytest
 import torch
 from impression_world import ITEMS, Histories, draw, encoder
+from peft import get_peft_model
 
 from peterrec.encoders import SASRec, SASRecConfig
+from peterrec.encoders.readout import Readout
 from peterrec.impression_model import ImpressionModel
 from peterrec.training.impression_vectors import ImpressionVectors, shares_windows
+from peterrec.tuners.star import StarConfig
 
 CPU = torch.device("cpu")
 
 
-def model_of(readout="last", *, frozen=True, base=None):
+def model_of(readout="last", *, frozen=True, base=None, window=None):
+    """A model on a readout of that kind, of the top layer, or `mean_of_layers`: of two."""
     base = encoder() if base is None else base
-    model = ImpressionModel(base, torch.nn.Linear(1, 1), readout=readout)  # type: ignore[arg-type]
+    if readout == "mean_of_layers":
+        readout = Readout("mean", channels=16, depth=len(encoder().blocks), layers=(0, -1))
+        torch.nn.init.normal_(readout.mix)
+    model = ImpressionModel(base, torch.nn.Linear(1, 1), readout=readout, window=window)  # type: ignore[arg-type]
     if frozen:
         model.freeze_encoder()
     return model.eval()
@@ -42,8 +49,9 @@ def alone(model, history, *, hop_from):
 
 
 @pytest.mark.parametrize("cache_mb", [0, 64])
-def test_a_row_reads_the_first_window_that_holds_all_that_lay_before_it(impressions, cache_mb):
-    model = model_of()
+@pytest.mark.parametrize("readout", ["last", "mean", "sqrtn", "first_last", "mean_of_layers"])
+def test_a_row_reads_the_first_window_that_holds_all_that_lay_before_it(impressions, cache_mb, readout):
+    model = model_of(readout)
     vectors = vectors_of(model, impressions, max_length=12, cache_mb=cache_mb)
     assert vectors.windows
     assert vectors.keeps == (cache_mb > 0)
@@ -59,14 +67,17 @@ def test_a_row_reads_the_first_window_that_holds_all_that_lay_before_it(impressi
 
 
 @pytest.mark.parametrize("cache_mb", [0, 64])
-@pytest.mark.parametrize("kind", ["mean", "sasrec"])
+@pytest.mark.parametrize("kind", ["attention", "sasrec", "two-sided"])
 def test_others_read_their_own_last_events(impressions, kind, cache_mb):
     if kind == "sasrec":
         torch.manual_seed(1)
         config = SASRecConfig(vocab_size=3 + ITEMS, hidden_size=16, max_length=12, readout="last", dropout=0.0)
         model = model_of("last", base=SASRec(config))
+    elif kind == "two-sided":
+        model = model_of("mean", base=encoder(causal=False))
     else:
-        model = model_of("mean")
+        model = model_of("attention")
+        torch.nn.init.normal_(model.reader.query)
     assert not shares_windows(model)
     vectors = vectors_of(model, impressions, max_length=12, cache_mb=cache_mb)
     rows = np.arange(len(impressions))[::7]
@@ -78,7 +89,7 @@ def test_others_read_their_own_last_events(impressions, kind, cache_mb):
         torch.testing.assert_close(vector, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("readout", ["last", "mean"])
+@pytest.mark.parametrize("readout", ["last", "mean", "first_last"])
 def test_nothing_after_an_impression_is_seen(impressions, readout):
     changed = draw(rows=300, users=12, history=True)
     later = [row.copy() for row in impressions.history.rows]
@@ -92,7 +103,7 @@ def test_nothing_after_an_impression_is_seen(impressions, readout):
     torch.testing.assert_close(one, other, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("readout", ["last", "mean"])
+@pytest.mark.parametrize("readout", ["last", "mean", "attention"])
 def test_a_batch_changes_no_row_and_pieces_cover_it(impressions, readout):
     vectors = vectors_of(model_of(readout, frozen=False), impressions, cache_mb=0)
     rows = np.sort(np.random.default_rng(1).permutation(len(impressions))[:60])
@@ -113,10 +124,48 @@ def test_batches_hold_every_row_once_and_keep_windows_together(impressions):
     for batches in orders:
         assert np.array_equal(np.sort(np.concatenate(batches)), rows)
         assert 3 <= len(batches) <= 7
-        windows = [{tuple(key) for key in vectors._window_keys(batch)} for batch in batches]
+        windows = [set(vectors._window_keys(batch)) for batch in batches]
         assert sum(map(len, windows)) == len(set().union(*windows))
     assert all(np.array_equal(a, b) for a, b in zip(orders[0], orders[1], strict=True))
     assert not np.array_equal(orders[0][0], orders[2][0])
+
+
+def test_a_model_that_is_told_to_read_in_windows_does(impressions):
+    """Each row reads its last 12 events, 5 at a time, so that no state knows of an earlier window."""
+    model = model_of("mean", window=5)
+    assert not shares_windows(model)
+    row = int(np.flatnonzero(impressions.before > 12)[0])
+    found = vectors_of(model, impressions).of(np.array([row]), CPU)[0][0]
+    before = int(impressions.before[row])
+    read = impressions.history.rows[impressions.user[row]][before - 12 : before]
+    with torch.no_grad():
+        states = [
+            model.encoder(input_ids=torch.tensor(part.astype(np.int64)).unsqueeze(0)).last_hidden_state[0]
+            for part in np.split(read, range(12 % 5, 12, 5))
+        ]
+    torch.testing.assert_close(found, torch.cat(states).mean(dim=0), atol=1e-5, rtol=1e-5)
+
+
+def test_the_domain_of_a_row_reaches_the_encoder(impressions):
+    """Rows of one user, equally many events and different domains have vectors of their own, by windows or alone."""
+    for readout in ("last", "attention"):
+        adapted = get_peft_model(encoder(), StarConfig(num_domains=3))
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.3)
+        model = model_of(readout, base=adapted)
+        vectors = vectors_of(model.eval(), impressions, domains=True)
+        rows = np.arange(len(impressions))[::5]
+        found, _ = vectors.of(rows, CPU)
+        for row, vector in zip(rows, found, strict=True):
+            before, domain = int(impressions.before[row]), int(impressions.domain[row])
+            history = impressions.history.rows[impressions.user[row]][:before]
+            begin = next(k for k in range(0, 31, 6) if before <= k + 12) if readout == "last" else max(before - 12, 0)
+            if before:
+                ids = torch.tensor(history[begin:].astype(np.int64)).unsqueeze(0)
+                with torch.no_grad():
+                    expected = model.user_vectors(ids, domain_ids=torch.tensor([domain]))[0]
+                torch.testing.assert_close(vector, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_vectors_of_a_frozen_encoder_are_computed_once_for_all(impressions):

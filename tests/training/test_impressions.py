@@ -122,6 +122,23 @@ def test_losses_and_gradients_do_not_depend_on_how_a_step_is_cut(with_encoder):
             torch.testing.assert_close(gradient, found[0][1][name], atol=2e-5, rtol=1e-3)
 
 
+def test_the_record_of_an_epoch_holds_these_losses():
+    """Through the training loop: one step of all rows, its loss as a whole and of each objective."""
+    impressions = draw(rows=400)
+    plan = plan_of("esmm", impressions)
+    parts, _, trained = fitted("esmm", impressions, epochs=1, rows=400, learning_rate=1e-9)
+    parts.whole.eval()
+    train = impressions.split(0).train
+    p = parts.rows(impressions, kept=train, cache_mb=64).predict(train, CPU)
+    expected = {
+        one.of: cross_entropy(p[one.of], impressions.labels[one.label][train]).mean() for one in plan.objectives
+    }
+    record = trained.history[0]
+    assert record["targets"] == len(train)
+    assert record["losses"] == pytest.approx(expected, rel=0.02)  # dropout was on
+    assert record["loss"] == pytest.approx(sum(expected.values()), rel=0.02)
+
+
 def test_an_epoch_has_every_row_once_in_an_order_of_its_own(impressions):
     program = program_of("shared_bottom", impressions)
     first, again, second = (np.concatenate([step.rows for step in program.steps(epoch)]) for epoch in (1, 1, 2))

@@ -84,7 +84,8 @@ def fill_folder(
             raw, sources.history, folder=folder, bad_rows=bad_rows, memory_limit=memory_limit, strict=True
         )
         notes = [str(problem) for problem in report.problems if problem.severity == "note"]
-        summary |= {"history": known, "rows_read": report.rows_read, "bad_rows": report.bad_rows, "notes": notes}
+        own = raw.report(Findings())  # the other report counts the rows of side tables too
+        summary |= {"history": known, "rows_read": own.rows_read, "bad_rows": own.bad_rows, "notes": notes}
         vocabulary = None if sources.history is None else sources.history.vocabulary
         return summary, write_note(folder, schema=schema, summary=summary, vocabulary=vocabulary)
 
@@ -112,16 +113,18 @@ def _examine(
     further = [name for name in (wanted.domain, wanted.weight) if name is not None]
     columns = list(dict.fromkeys([*(rule.column for rule in wanted.labels), *fields, *further]))
     side = sources.side
+    tables = find_columns(columns, names=names_of(sources.rows, roles=roles), side=side)
+    _refuse_idle(side, tables)
     raw = read_raw(
         con,
         sources.rows,
         roles=roles,
-        tables=find_columns(columns, names=names_of(sources.rows, roles=roles), side=side),
+        tables=tables,
         side=side,
         findings=findings,
     )
     schema = None
-    if not findings.fatal:
+    if raw.joined:
         categorical = [field.name for field in wanted.fields if field.kind == "categorical"]
         sift_rows(
             raw,
@@ -131,7 +134,7 @@ def _examine(
             weight=wanted.weight,
             findings=findings,
         )
-    if not findings.fatal:
+    if raw.joined and not findings.fatal:
         settled = settle_kinds(raw, wanted.fields, ids=(wanted.user, wanted.item, wanted.domain))
         refuse_useless_labels(raw, wanted.labels, findings)
         refuse_leaks(raw, settled, wanted.labels, domain=wanted.domain, findings=findings)
@@ -152,6 +155,16 @@ def _examine(
     for table in side.values():
         report = report if table.report is None else report + table.report
     return (report, None, None) if report.fatal else (report, raw, schema)
+
+
+def _refuse_idle(side: Mapping[Table, SideTable], tables: Mapping[str, Table | None]) -> None:
+    """Raises SettingsError for a side table that none of the wanted columns comes from."""
+    for table, found in side.items():
+        if found.names and table not in tables.values():
+            raise SettingsError(
+                f"--{table}: nothing that was asked for comes from this table. Name fields of it with --field (it has "
+                f"{', '.join(sorted(found.names))}), or leave it out. Columns of the impressions come first."
+            )
 
 
 def _column(raw: RawRows, name: str | None) -> ColumnOf | None:

@@ -1,7 +1,7 @@
 """Reading a table of impressions, and the tables of users and items beside it, into a database."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 import pyarrow as pa
@@ -58,7 +58,7 @@ class RawRows:
 
     `places` numbers the wanted columns: that of number k stands in `joined` as a text `t<k>`, a list `l<k>` and a
     number `n<k>`, null where it is none. `tables` says where each was found. Rows that broke a rule of logs stand in
-    `bad_events`.
+    `bad_events`. After fatal problems, here or in a side table, `joined` is false: there is no such view.
     """
 
     con: "DuckDBPyConnection"
@@ -68,6 +68,7 @@ class RawRows:
     clock: Clock
     places: dict[str, int]
     tables: dict[str, Table]
+    joined: bool = False
 
     def text(self, name: str) -> str:
         """The text of a column in `joined`."""
@@ -130,8 +131,9 @@ def read_raw(
     tables: dict[str, Table | None],
     side: Mapping[Table, SideTable],
     findings: Findings,
+    strict: bool = True,
 ) -> RawRows:
-    """Reads impressions and side tables into `con`; after fatal problems there is no `joined`."""
+    """Reads impressions and side tables into `con`; with `strict` a side table must know one of them at least."""
     of_rows = [name for name, table in tables.items() if table == "rows"]
     wanted = tuple(dict.fromkeys(n for n in (roles.user, roles.item, roles.time, *of_rows) if n is not None))
     stand_in = wanted[0] if wanted else ABSENT
@@ -143,6 +145,8 @@ def read_raw(
         wanted=wanted,
         roles=roles,
     )
+    for beside in side.values():
+        beside.find(findings)
     planned: list[Part | None]
     if isinstance(source, pa.Table | pa.RecordBatchReader):
         names, planned = [TABLE], [plan_table(source, columns, findings)]
@@ -169,10 +173,10 @@ def read_raw(
     if findings.fatal:
         return raw
     joins: list[str] = []
-    beside: tuple[tuple[Table, Literal["user", "item"]], ...] = (("users", "user"), ("items", "item"))
-    for table, ids in beside:
+    ids_of: tuple[tuple[Table, Literal["user", "item"]], ...] = (("users", "user"), ("items", "item"))
+    for table, ids in ids_of:
         inside = {name: places[name] for name, where in tables.items() if where == table}
-        if inside and not side[table].load(con, ids=ids, columns=inside, findings=findings):
+        if inside and not side[table].load(con, ids=ids, columns=inside, findings=findings, strict=strict):
             return raw
         joins += [f"LEFT JOIN side_{table} AS {table} ON {table}.id = r.{ids}"] if inside else []
     none = Cell()
@@ -187,4 +191,4 @@ def read_raw(
         f"CREATE VIEW joined AS SELECT {select} FROM {sql.RAW} AS r JOIN cells AS rows ON rows.rowid = r.rowid "
         + " ".join(joins)
     )
-    return raw
+    return replace(raw, joined=True)

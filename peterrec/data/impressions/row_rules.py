@@ -93,6 +93,9 @@ def sift_rows(
         if counts:  # an error names fatal problems alone
             rule = max(counts, key=lambda broken: counts[broken])
             fix += f"; in {counts[rule]:,} rows the column {rule.column!r} holds what it must not: {rule.fix}"
+        else:
+            broken = [each for each in raw.report(findings).problems if each.severity == "bad_row"]
+            fix += f"; {max(broken, key=lambda each: each.count)}" if broken else ""
         findings.add("no_rows", "fatal", fix, offenders=[raw.place])
 
 

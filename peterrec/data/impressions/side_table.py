@@ -9,6 +9,7 @@ import pyarrow as pa
 from peterrec.data.impressions.cells import typed_cell
 from peterrec.data.impressions.schema import Table
 from peterrec.data.logs.column_names import column_names
+from peterrec.data.logs.files import find_files
 from peterrec.data.logs.labels import read_labels
 from peterrec.data.logs.plans import TABLE
 from peterrec.data.logs.problems import CheckReport, Findings, Offender
@@ -50,6 +51,11 @@ class SideTable:
         known = column_names(self.source) if isinstance(self.source, Path) else self.source.column_names
         return [name for name in known if name != self.column]
 
+    def find(self, findings: Findings) -> None:
+        """Notes a fatal problem where there is no such file."""
+        if isinstance(self.source, Path):
+            find_files(self.source, findings)
+
     def load(
         self,
         con: "DuckDBPyConnection",
@@ -57,15 +63,17 @@ class SideTable:
         ids: Literal["user", "item"],
         columns: dict[str, int],
         findings: Findings,
+        strict: bool,
     ) -> bool:
         """Makes `side_users` or `side_items`: id, and t<k>, l<k>, n<k> of each column of number k.
 
-        Returns False, with a fatal problem, where that cannot be.
+        Returns False, with a fatal problem here or in `report`, where that cannot be: with `strict` also where it knows
+        none of the impressions' ids.
         """
         table = f"{ids}s"
         known = con.sql(f"SELECT DISTINCT {ids} FROM {RAW} WHERE {ids} IS NOT NULL").to_arrow_table()[ids]
         found, self.report = read_labels(
-            self.source, user=self.column, known_users=known if ids == "user" else None, noun=ids
+            self.source, user=self.column, known_users=known if ids == "user" and strict else None, noun=ids
         )
         if self.report.fatal:
             return False
@@ -85,7 +93,7 @@ class SideTable:
         con.register("_known", pa.table({"id": known}))
         matched = one_row(con, f"SELECT count(*) FROM _known SEMI JOIN side_{table} USING (id)")[0]
         con.unregister("_known")
-        if not matched:
+        if strict and not matched and len(known):
             example = Offender(name, None, one_row(con, f"SELECT min(id) FROM side_{table}")[0])
             fix = f"none of these {table} is among the impressions, whose ids are written as {known[0].as_py()!r}"
             findings.add("no_known_id", "fatal", fix, column=self.column, offenders=[example])

@@ -43,8 +43,9 @@ def render_impressions(summary: Mapping[str, Any]) -> "Group":
 
 
 _CAVEATS = {
-    "each_user": "the last rows of each user are the test, so other users' rows of the same days may train",
+    "each_user": "the last rows of each user are the test, so other users' rows of the same days may train; rows of "
+    "one user and time stay together, in the earlier part where a cut falls among them",
     "rows": "rows at random, so rows of one user stand in several parts; drawn anew for each seed",
     "by_user": "whole users at random, drawn anew for each seed",
-    "temporal": "the last rows of all are the test",
+    "temporal": "the last rows of all are the test; rows of one time stay together",
 }

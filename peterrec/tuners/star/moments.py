@@ -32,13 +32,17 @@ def domain_moments(x: Tensor, index: Tensor, *, num_domains: int) -> Moments:
 
 
 @torch.no_grad()
-def follow(mean: Tensor, var: Tensor, batches: Tensor, moments: Moments, *, momentum: float | None) -> None:
+def follow(
+    mean: Tensor, var: Tensor, batches: Tensor, moments: Moments, *, momentum: float | None, fresh: bool = False
+) -> None:
     """Moves running statistics `(K, D)` of domains with several rows by the momentum (None: to the average).
 
-    `batches` `(K,)` counts the batches that each has followed.
+    `batches` `(K,)` counts the batches that each has followed. With `fresh` statistics, which start from nothing, the
+    first batches are averaged until the momentum is the smaller step: what they started from then leaves no trace.
     """
     batches += moments.several.squeeze(1)
-    step = 1 / batches.clamp(min=1).unsqueeze(1).to(mean.dtype) if momentum is None else momentum
+    average = 1 / batches.clamp(min=1).unsqueeze(1).to(mean.dtype)
+    step = average if momentum is None else average.clamp(min=momentum) if fresh else momentum
     step = torch.where(moments.several, step, 0.0).to(mean.dtype)
     mean.lerp_(moments.mean, step)
     var.lerp_(moments.unbiased, step)

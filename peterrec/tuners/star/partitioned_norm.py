@@ -16,8 +16,9 @@ class PartitionedNorm(nn.Module):
     ones, so that no row depends on the others.
 
     Shared are γ, β and running statistics that follow all rows of every batch. With them the rows of unknown domains
-    are normalised, in training by those of the whole batch; a domain's own statistics start from them at its first
-    batch of several rows, and it uses them until then.
+    are normalised, in training by those of the whole batch; a domain uses them until its first batch of several rows.
+    Running statistics are the average of the first batches until the momentum takes smaller steps, so that they fit
+    after one batch: a stock norm starts from mean 0 and variance 1, which small embeddings take long to leave.
     """
 
     running_mean: Tensor
@@ -25,6 +26,7 @@ class PartitionedNorm(nn.Module):
     domain_mean: Tensor
     domain_var: Tensor
     batches: Tensor
+    all_batches: Tensor
 
     def __init__(self, channels: int, *, num_domains: int, momentum: float = 0.1, eps: float = 1e-5):
         super().__init__()
@@ -41,6 +43,7 @@ class PartitionedNorm(nn.Module):
         self.register_buffer("domain_mean", torch.zeros(num_domains, channels))
         self.register_buffer("domain_var", torch.ones(num_domains, channels))
         self.register_buffer("batches", torch.zeros(num_domains, dtype=torch.long))
+        self.register_buffer("all_batches", torch.zeros((), dtype=torch.long))
 
     def forward(self, x: Tensor, domain_ids: Tensor | None = None) -> Tensor:
         """Normalises `(B, D)`; ValueError where `domain_ids` `(B,)` is wrong, or missing with K > 1.
@@ -76,14 +79,15 @@ class PartitionedNorm(nn.Module):
 
     @torch.no_grad()
     def _follow(self, own: Moments, mean: Tensor, unbiased_var: Tensor) -> None:
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(unbiased_var, self.momentum)
-        fresh = (self.batches == 0).unsqueeze(
-            1
-        )  # domains that have no statistics of their own yet have the shared ones
+        self.all_batches += 1
+        step = (1 / self.all_batches.to(mean.dtype)).clamp(min=self.momentum)
+        self.running_mean.lerp_(mean, step)
+        self.running_var.lerp_(unbiased_var, step)
+        # domains that have no statistics of their own yet have the shared ones
+        fresh = (self.batches == 0).unsqueeze(1)
         self.domain_mean.copy_(torch.where(fresh, self.running_mean, self.domain_mean))
         self.domain_var.copy_(torch.where(fresh, self.running_var, self.domain_var))
-        follow(self.domain_mean, self.domain_var, self.batches, own, momentum=self.momentum)
+        follow(self.domain_mean, self.domain_var, self.batches, own, momentum=self.momentum, fresh=True)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, num_domains={self.num_domains}, momentum={self.momentum}, eps={self.eps}"

@@ -13,7 +13,7 @@ from peterrec.data.impressions.side_table import side_tables
 from peterrec.data.impressions.wanted import Wanted, parse_field, parse_label, split_rule
 from peterrec.data.logs.interactions import LogColumns
 from peterrec.data.vocabulary import Vocabulary
-from peterrec.errors import DataError
+from peterrec.errors import DataError, SettingsError
 
 NOW = 1_600_000_000
 ROWS = {
@@ -117,3 +117,20 @@ def test_histories_end_before_the_row_or_are_whole_without_times(schema, tmp_pat
     with read_rows(strangers, schema, history=history, optional=["age"]) as found:
         assert found.before is not None
         assert found.before.tolist() == [0] * 4
+
+
+def test_a_table_need_not_know_the_users_of_new_rows(schema):
+    strangers = pa.table({**ROWS, "user": ["n1", "n2", "n3", "n4"]})
+    with read_rows(strangers, schema, side=side_tables(users=PEOPLE)) as found:
+        age = found.schema.of_kind("categorical").index("age")
+        assert found.categorical[:, age].tolist() == [0] * 4
+
+
+def test_a_table_is_joined_by_a_column_that_must_be_there(schema):
+    rows = pa.table({name: values for name, values in ROWS.items() if name != "user"})
+    with pytest.raises(DataError, match="column 'user': there is no such column"):
+        read_rows(rows, schema, side=side_tables(users=PEOPLE)).__enter__()
+    with pytest.raises(SettingsError, match="--users is missing: the model reads age of a table of users"):
+        read_rows(pa.table(ROWS), schema).__enter__()
+    with pytest.raises(SettingsError, match="nothing joins this table"):
+        read_rows(pa.table(ROWS), schema.model_copy(update={"user": None}), side=side_tables(users=PEOPLE)).__enter__()

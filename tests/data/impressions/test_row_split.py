@@ -36,7 +36,7 @@ def test_each_user_keeps_the_last_rows_for_the_test(table):
     for number in np.unique(user):
         own = sorted(np.flatnonzero(user == number), key=lambda row: (time[row], row))
         train, validation = math.ceil(round(len(own) * 0.7, 6)), math.ceil(round(len(own) * 0.8, 6))
-        place = [next(k for k, other in enumerate(own) if time[other] == time[row]) for row in own]  # of its time's first
+        place = [next(k for k, other in enumerate(own) if time[other] == time[row]) for row in own]
         expected = [
             [row for row, k in zip(own, place, strict=True) if low <= k < high]
             for low, high in ((0, train), (train, validation), (validation, len(own)))

@@ -100,29 +100,42 @@ def test_in_evaluation_rows_are_normalised_by_what_their_domain_has_learned(star
     assert all(torch.equal(tensor, state[name]) for name, tensor in norm.state_dict().items())
 
 
-def test_running_statistics_follow_the_batches_as_those_of_stock_norms():
+def test_running_statistics_are_the_average_of_the_first_batches_and_follow_the_later_ones():
     norm = make().train()
-    shared = nn.BatchNorm1d(6)
+    norm.momentum = 0.4
+    shared = [torch.zeros(6), torch.ones(6)]
     own = {}
     for seed in range(4):
         x = batch(seed, shift=float(seed))
         ids = IDS if seed else torch.tensor([0, 0, -1, 1, 1, 1, 0, 3])  # domain 2 comes a batch later, 3 by one row
         norm(x, domain_ids=ids)
-        shared(x)
+        followed(shared, x, number=seed + 1)
         for k in range(4):
             rows = x[ids == k]
             if len(rows) > 1:
-                if k not in own:
-                    own[k] = nn.BatchNorm1d(6)
-                    own[k].running_mean.copy_(shared.running_mean)
-                    own[k].running_var.copy_(shared.running_var)
-                own[k](rows)
-    torch.testing.assert_close(norm.running_mean, shared.running_mean)
-    torch.testing.assert_close(norm.running_var, shared.running_var)
+                statistics, number = own.get(k, ([torch.zeros(6), torch.ones(6)], 0))
+                own[k] = statistics, number + 1
+                followed(statistics, rows, number=number + 1)
+    torch.testing.assert_close(norm.running_mean, shared[0])
+    torch.testing.assert_close(norm.running_var, shared[1])
     assert norm.batches.tolist() == [4, 1, 3, 0]
-    for k, alone in own.items():
-        torch.testing.assert_close(norm.domain_mean[k], alone.running_mean)
-        torch.testing.assert_close(norm.domain_var[k], alone.running_var)
+    for k, ((mean, var), _) in own.items():
+        torch.testing.assert_close(norm.domain_mean[k], mean)
+        torch.testing.assert_close(norm.domain_var[k], var)
+
+
+def followed(statistics, rows, *, number, momentum=0.4):
+    """Moves mean and variance by the batch `rows`, the `number`-th: the average of the first, then the momentum."""
+    step = max(1 / number, momentum)
+    for kept, new in zip(statistics, (rows.mean(0), rows.var(0)), strict=True):
+        kept.copy_((1 - step) * kept + step * new)
+
+
+def test_after_one_batch_evaluation_is_what_training_was():
+    norm, x = make(drawn=False).train(), 0.05 * batch(seed=3)
+    ids = torch.tensor([0, 0, 0, 1, 1, 1, 1, 0])
+    trained = norm(x, domain_ids=ids)
+    torch.testing.assert_close(norm.eval()(x, domain_ids=ids), trained, atol=0.2, rtol=0.2)
 
 
 def test_a_domain_without_batches_of_its_own_is_the_shared_norm():
