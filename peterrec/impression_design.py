@@ -7,6 +7,7 @@ import numpy as np
 
 from peterrec.data.impressions.field_batch import FieldSizes
 from peterrec.data.impressions.impressions import Impressions
+from peterrec.data.impressions.space import parse_space
 from peterrec.errors import SettingsError, did_you_mean
 from peterrec.features.embeddings import FieldEmbeddings
 from peterrec.heads.bias_tower import BiasTower
@@ -59,7 +60,9 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
     else:
         heads, derived, objectives, measures = default_heads(labels)
     _check_labels(task, heads, objectives, measures, labels=labels, fields=fields)
+    _check_spaces(task, (*objectives, *measures), labels=labels)
     _check_reached(task, heads, derived, objectives)
+    Body(task.body, channels=1, outputs=len(heads), reads=[head.layer for head in heads])  # refuses what does not fit
     if task.domains is not None and not domains:
         raise SettingsError(
             f"task {task.name}: its weights are a domain's (domains), and the data have none. Prepare the impressions "
@@ -79,7 +82,10 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
     _check_biases(task, heads, targets=targets, hidden=hidden)
     read = tuple(name for name in fields if name not in {*task.features.without, *hidden, *targets})
     if not read:
-        raise SettingsError(f"task {task.name}: no field of the data is left to read.")
+        raise SettingsError(
+            f"task {task.name}: no field of the data is left to read. Prepare the impressions with --field COLUMN, or "
+            "take some out of features.without."
+        )
     return Design(
         task=task,
         heads=tuple(heads),
@@ -90,6 +96,16 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
         bias_fields=tuple(bias.fields or None for bias in task.biases),
         domains=domains,
     )
+
+
+def _check_spaces(task: ImpressionTask, counted: Sequence[Objective | Measure], *, labels: Mapping[str, bool]) -> None:
+    for one in counted:
+        for name in () if one.space is None else parse_space(one.space).names:
+            if name not in labels:
+                raise SettingsError(
+                    f"task {task.name}: the space {one.space!r} of {one.of!r} needs the label {name!r}, and the data "
+                    f"have none of that name. {did_you_mean(name, labels)}"
+                )
 
 
 def binary_labels(impressions: Impressions) -> dict[str, bool]:

@@ -656,17 +656,20 @@ def test_wandb_offline(run, prepared_folder):
     assert json.loads(Path("x/run.json").read_text())["wandb_run"] in file.name
 
 
-def test_the_defaults_of_compare_are_those_of_its_stage():
+def test_the_defaults_of_compare_are_those_of_its_stage(run):
     import inspect
 
+    from peterrec.cli.study_options import StudyInput
     from peterrec.cli.training import compare as command
-    from peterrec.evaluation.search import parse_rates
     from peterrec.stages import compare as stage
 
     told = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
-    assert parse_rates(told["learning_rates"]) == stage.RATES
-    assert told["adapters"] is None, "the task's own, none and full"
-    assert tuple(told["controls"].split(",")) == tuple(stage.CONTROLS)
+    assert told["adapters"] is told["controls"] is told["learning_rates"] is None, "each kind of task has its own"
+    assert StudyInput(None).rates == stage.RATES
+    _, text, _ = run("compare", "--help")
+    words = "".join(text.split()).replace("│", "")
+    assert f"[default:{','.join(stage.CONTROLS)};ofimpressionsno_encoder]" in words
+    assert "[default:5e-4,2e-3,8e-3;ofimpressionsrecipe]" in words
 
 
 def test_recommendations_on_the_terminal_are_those_of_the_file(run, logs, encoder_folder, tmp_path):

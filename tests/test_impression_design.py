@@ -10,7 +10,7 @@ from peterrec.data.impressions.field_batch import FieldSizes
 from peterrec.data.impressions.impressions import Impressions
 from peterrec.errors import SettingsError
 from peterrec.impression_design import binary_labels, build_network, design
-from peterrec.impression_recipe import Bias, Head, Measure, Objective
+from peterrec.impression_recipe import Bias, BodyLayer, Head, Measure, Objective
 from peterrec.tuners.star import PartitionedNorm, StarLinear
 
 FIELDS = ("shelf", "position", "price")
@@ -122,6 +122,18 @@ REFUSED = {
     "a field in training alone and always": (
         {"biases": (Bias(fields=("position",), train_only=True), Bias(fields=("position",)))},
         r"reads 'position' in training alone \(train_only\), another one always",
+    ),
+    "a space that cannot be read": (
+        named(CLICK, objectives=[CLICKS.model_copy(update={"space": "click = 1"})]),
+        "space 'click = 1'",
+    ),
+    "a space of no label": (
+        named(CLICK, objectives=[CLICKS.model_copy(update={"space": "clik == 1"})]),
+        "the space 'clik == 1' of 'ctr' needs the label 'clik', and the data have none .* Did you mean 'click'",
+    ),
+    "more gates than experts": (
+        {"body": (BodyLayer(router="softmax", experts=2, top_k=3),)},
+        "top_k = 3",
     ),
     "nothing to read": ({"fields": ()}, "no field of the data is left to read"),
     "nothing left to read": (

@@ -62,13 +62,15 @@ class ImpressionReader:
         whole.eval()
         found = {name: np.empty(len(rows)) for name in self.network.outputs}
         try:
+            # users together, so that their windows are encoded once
+            order = np.arange(len(rows)) if self.vectors is None else self.vectors.by_user(rows)
             for at in range(0, len(rows), AT_ONCE):
-                some = slice(at, at + AT_ONCE)
+                some = order[at : at + AT_ONCE]
                 batch = self.batch(rows[some], device, positions=POSITIONS.get(device.type, 2**18))
                 for name, value in self.network.predicted(batch).items():
                     found[name][some] = value.cpu().numpy()
                 if advance is not None:
-                    advance(len(rows[some]))
+                    advance(len(some))
         finally:
             whole.train(was_training)
         return found

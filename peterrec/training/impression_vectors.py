@@ -117,6 +117,10 @@ class ImpressionVectors:
         cuts = np.unique(np.searchsorted(ends, np.arange(batch, len(rows), batch)))
         return [part for part in np.split(rows[order], ends[cuts[cuts < len(ends) - 1]] + 1) if len(part)]
 
+    def by_user(self, rows: Ints) -> Ints:
+        """Places of `rows` `(B,)` in the order of users and their events, in which windows stand together."""
+        return np.argsort(self._keys(rows), kind="stable")
+
     def split(self, rows: Ints, *, positions: int) -> list[Ints]:
         """`rows` `(B,)` in runs whose histories take at most `positions` positions, those of a window together."""
         if not self.windows:

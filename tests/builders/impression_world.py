@@ -37,7 +37,7 @@ def sigmoid(x):
 
 
 def draw(*, rows=1500, users=40, planted=True, history=False, domains=3, weights=False, seed=0) -> Impressions:
-    """Clicks hang on `shelf`, `price` and the domain, conversions of clicks on `colour` (or, not `planted`, on nothing).
+    """Clicks hang on `shelf`, `price` and the domain, conversions of clicks on `colour` (not `planted`: on nothing).
 
     With `history`, users have up to 30 events, and clicks hang on the last one before the impression.
     """

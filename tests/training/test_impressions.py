@@ -254,3 +254,15 @@ def test_measures_watch_the_mean_of_the_defined_figures(impressions):
         settings=settings_of(),
     )
     assert only.validate()["log_loss"] == pytest.approx(-found["ctr/log_loss"])
+
+
+def test_rows_are_predicted_in_the_order_in_which_they_are_asked_for(monkeypatch):
+    monkeypatch.setattr("peterrec.training.impression_reader.AT_ONCE", 32)
+    impressions = draw(rows=200, history=True)
+    program = program_of("mmoe", impressions, with_encoder=encoder())
+    rows = np.random.default_rng(2).permutation(200)
+    told: list[int] = []
+    found = program.data.predict(rows, CPU, advance=told.append)
+    one_by_one = [program.data.predict(np.array([row]), CPU)["ctr"][0] for row in rows[:40]]
+    np.testing.assert_allclose(found["ctr"][:40], one_by_one, rtol=1e-5)
+    assert sum(told) == 200
