@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from peterrec.metrics.intervals import REPLICATES, Rows, gain_of, metric_draws
+from peterrec.metrics.intervals import Draws, Rows, gain_of, metric_draws
 
 REFERENCE = "full"  # the adapter that all others are measured against: what one saves, and what it costs
 
@@ -19,21 +19,29 @@ def gains_of(
     *,
     baselines: Collection[str],
     metrics: Iterable[str],
-    replicates: int = REPLICATES,
 ) -> list[dict[str, Any]]:
     """The first model over everything else, the other models over `baselines` and over full fine-tuning.
 
     `rows` are the test rows of models, controls and baselines by name; the gains are paired by user.
     """
-    reference = reference_of(models)
     found = []
     for metric in metrics:
-        draws = {name: metric_draws(each, metric=metric, replicates=replicates) for name, each in rows.items()}
-        for model in models:
-            for name in rows:
-                if name == model or (model != models[0] and name not in baselines and name != reference):
-                    continue
-                gain = gain_of(draws[model], draws[name])
-                if gain is not None:
-                    found.append({"metric": metric, "of": model, "over": name, **vars(gain)})
+        draws = {name: metric_draws(each, metric=metric) for name, each in rows.items()}
+        found += gains_between(models, draws, baselines=baselines, metric=metric)
+    return found
+
+
+def gains_between(
+    models: Sequence[str], draws: Mapping[str, Draws], *, baselines: Collection[str], metric: str
+) -> list[dict[str, Any]]:
+    """The same for one metric whose `draws` are known."""
+    reference = reference_of(models)
+    found = []
+    for model in models:
+        for name in draws:
+            if name == model or (model != models[0] and name not in baselines and name != reference):
+                continue
+            gain = gain_of(draws[model], draws[name])
+            if gain is not None:
+                found.append({"metric": metric, "of": model, "over": name, **vars(gain)})
     return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from peterrec.evaluation.impression_arena import ImpressionArena
 from peterrec.evaluation.impression_measures import counted_rows, label_of, measures_of
 from peterrec.impression_design import Design
 from peterrec.metrics.impression_rows import ImpressionRows, MeasuredOutput, replicates_of
-from peterrec.metrics.intervals import metric_intervals
+from peterrec.metrics.intervals import AllDraws, all_draws
 from peterrec.metrics.measure_name import MEAN, MeasureName
 
 Floats = NDArray[np.float64]
@@ -42,9 +43,14 @@ class Entrant:
         """Whether it has a figure of that name."""
         return all(metric in one.names for one in self.rows)
 
+    @cached_property
+    def draws(self) -> AllDraws:
+        """All figures in the replicates, which is one pass over them however many are asked for."""
+        return all_draws(self.rows, replicates=replicates_of(self.rows))
+
     def result(self, *, without: Sequence[str] = ()) -> dict[str, Any]:
         """Its row of results, `without` the figures of these names."""
-        found = metric_intervals(self.rows, replicates=replicates_of(self.rows))
+        found = self.draws.intervals()
         metrics = {name: figure for name, figure in found.items() if name not in without}
         return {"name": self.name, "role": self.role, "metrics": metrics, **self.facts}
 

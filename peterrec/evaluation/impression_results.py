@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from peterrec.evaluation.costs import costs_of
-from peterrec.evaluation.gains import gains_of
+from peterrec.evaluation.gains import gains_between
 from peterrec.evaluation.impression_arena import ImpressionArena
 from peterrec.evaluation.impression_baselines import baselines
 from peterrec.evaluation.impression_ceiling import ceiling
@@ -99,8 +99,8 @@ def _results(arena: ImpressionArena, models: Sequence[Entrant], plan: Design) ->
         ]
         own = [one.name for one in alike if one.role == MODEL]
         if own:
-            rows = {one.name: one.rows for one in alike}
-            gains += gains_of(own, rows, baselines=BASELINES, metrics=[metric], replicates=replicates)
+            draws = {one.name: one.draws.of(metric) for one in alike}
+            gains += gains_between(own, draws, baselines=BASELINES, metric=metric)
     return {
         "metric": main,
         "results": results,

@@ -126,19 +126,41 @@ def metric_intervals(
     these rows (ROC-AUC where the test users have one class) is left out. Raises DataError if there are no
     rows.
     """
-    names = _shared_names(rows)
-    per_seed, draws = _draw(rows, names, _bootstrap(rows, replicates, seed))
-    found: dict[str, dict[str, float | list[float]]] = {}
-    for name in names:
-        if np.isnan(per_seed[name]).any():
-            continue
-        value, drawn = float(per_seed[name].mean()), draws[name]
-        if name == "calibration_error":
-            # never negative, so resampling adds to it; the draws are centred on the figure
-            drawn = np.maximum(drawn - np.nanmean(drawn) + value, 0.0)
-        interval = _interval(value, drawn)
-        found[name] = {**vars(interval), "per_seed": per_seed[name].tolist()}
-    return found
+    return all_draws(rows, replicates=replicates, seed=seed).intervals()
+
+
+@dataclass(frozen=True)
+class AllDraws:
+    """Every metric of a model from one pass over the replicates: of each seed `(S,)`, and in each replicate `(R,)`."""
+
+    per_seed: dict[str, Floats]
+    replicates: dict[str, Floats]
+    users: NDArray
+
+    def intervals(self) -> dict[str, dict[str, float | list[float]]]:
+        """As `metric_intervals`."""
+        found: dict[str, dict[str, float | list[float]]] = {}
+        for name, per_seed in self.per_seed.items():
+            if np.isnan(per_seed).any():
+                continue
+            value, drawn = float(per_seed.mean()), self.replicates[name]
+            if name == "calibration_error":
+                # never negative, so resampling adds to it; the draws are centred on the figure
+                drawn = np.maximum(drawn - np.nanmean(drawn) + value, 0.0)
+            interval = _interval(value, drawn)
+            found[name] = {**vars(interval), "per_seed": per_seed.tolist()}
+        return found
+
+    def of(self, metric: str) -> "Draws":
+        """One metric, for paired gains."""
+        return Draws(float(self.per_seed[metric].mean()), self.replicates[metric], self.users)
+
+
+def all_draws(rows: Sequence[Rows], *, replicates: int = REPLICATES, seed: int = 0) -> AllDraws:
+    """All metrics that the test rows of every seed have, drawn as by `metric_intervals` and `metric_draws`."""
+    bootstrap = _bootstrap(rows, replicates, seed)
+    per_seed, draws = _draw(rows, _shared_names(rows), bootstrap)
+    return AllDraws(per_seed, draws, bootstrap.users)
 
 
 @dataclass(frozen=True)

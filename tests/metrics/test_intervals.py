@@ -9,7 +9,9 @@ from peterrec.metrics.intervals import (
     Bootstrap,
     ClassificationRows,
     RankingRows,
+    all_draws,
     interval_of_mean,
+    metric_draws,
     metric_intervals,
     paired_gain,
 )
@@ -179,3 +181,15 @@ def test_the_interval_covers_the_truth_in_about_95_of_100_samples(kind):
             low, high, truth = found["low"], found["high"], {"accuracy": 0.69146, "roc_auc": 0.76025}[kind]
         covered += low <= truth <= high
     assert 0.91 <= covered / simulations <= 0.985
+
+
+def test_one_pass_for_all_metrics_finds_what_a_pass_for_each_finds():
+    users = names(60)
+    rows = [classified(users, seed=seed) for seed in (0, 1)]
+    together = all_draws(rows, replicates=50)
+    assert together.intervals() == metric_intervals(rows, replicates=50)
+    for metric in METRICS:
+        alone = metric_draws(rows, metric=metric, replicates=50)
+        assert together.of(metric).value == alone.value
+        assert np.array_equal(together.of(metric).replicates, alone.replicates, equal_nan=True)
+        assert np.array_equal(together.of(metric).users, alone.users)
