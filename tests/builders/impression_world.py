@@ -72,13 +72,13 @@ def draw(*, rows=1500, users=40, planted=True, history=False, domains=3, weights
     )
 
 
-def encoder(*, dropout=0.0, seed=3, **changes) -> NextItNet:
+def encoder(*, dropout=0.0, seed=3, dilations=(1, 2), **changes) -> NextItNet:
     torch.manual_seed(seed)
     return NextItNet(
         NextItNetConfig(
             vocab_size=3 + ITEMS,
             hidden_size=16,
-            dilations=(1, 2),
+            dilations=dilations,
             dropout=dropout,
             readout="last",
             initializer_range=0.4,

@@ -17,7 +17,8 @@ CPU = torch.device("cpu")
 
 def model_of(readout="last", *, frozen=True, base=None, window=None):
     """A model on a readout of that kind, of the top layer, or `mean_of_layers`: of two."""
-    base = encoder() if base is None else base
+    # its states reach back further than a window, so that where a window begins is seen
+    base = encoder(dilations=(1, 2, 4, 8)) if base is None else base
     if readout == "mean_of_layers":
         readout = Readout("mean", channels=16, depth=len(encoder().blocks), layers=(0, -1))
         torch.nn.init.normal_(readout.mix)
