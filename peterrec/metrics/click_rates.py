@@ -51,6 +51,28 @@ def rmse(labels: ArrayLike, predictions: ArrayLike, *, weights: ArrayLike | None
     return np.sqrt(ratio(weights @ squared_errors(labels, predictions), weights.sum(-1)))
 
 
+def explained_variance(labels: ArrayLike, predictions: ArrayLike, *, weights: ArrayLike | None = None) -> float:
+    """The share of the variance of values (N,) that is explained, R²; NaN where they do not vary."""
+    values, told = np.asarray(labels, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
+    weights = _weights(values, weights)
+    if not weights.any():
+        return float("nan")
+    variance = np.average((values - np.average(values, weights=weights)) ** 2, weights=weights)
+    error = np.average((told - values) ** 2, weights=weights)
+    return float(1 - error / variance) if variance > 0 else float("nan")
+
+
+def information(labels: ArrayLike, *, weights: ArrayLike | None = None) -> float:
+    """What labels (N,) of 0 and 1 tell: PN / (P + N) of the positive and negative weights; N / 4 where half are positive.
+
+    The variance of the AUC of a guess is 1 / 12 over this, nearly (Mann and Whitney 1947). 0 with one class.
+    """
+    weights = _weights(labels, weights)
+    positive = float(weights @ np.asarray(labels, dtype=np.float64))
+    total = float(weights.sum())
+    return positive * (total - positive) / total if total > 0 else 0.0
+
+
 def log_losses(labels: ArrayLike, predictions: ArrayLike) -> Floats:
     """Each row's −ln of the probability of its label (N,); probabilities are taken as 2.2e-16 at least."""
     told = np.asarray(predictions, dtype=np.float64)

@@ -15,7 +15,7 @@ from peterrec.data.impressions.space import parse_space
 from peterrec.data.upload import upload
 from peterrec.errors import DataError
 from peterrec.impression_recipe import Measure, Objective
-from peterrec.metrics.click_rates import auc, log_loss, rmse
+from peterrec.metrics.click_rates import auc, explained_variance, information, log_loss, rmse
 from peterrec.objectives.impression_losses import check_labels, masked_sum, row_losses
 from peterrec.training.impression_reader import ImpressionReader
 from peterrec.training.micro_batch import micro_batch
@@ -67,8 +67,9 @@ class ImpressionProgram:
     """Lowers the weighted sum of the objectives' mean losses, each over the rows of its own space.
 
     An objective without a row in a step adds nothing to it. Rows weigh what the data say, where `row_weights`. Watched
-    is the mean over the `measures` of `metric` on the validation rows: `auc`, or `log_loss`, whose sign is turned; of
-    values the share of the variance that is explained stands in for both.
+    is a mean over the `measures` of `metric` on the validation rows: `auc`, or `log_loss`, whose sign is turned; of
+    values the share of the variance that is explained stands in for both. Each measure weighs what its labels tell
+    (`information`), so that a handful of conversions does not decide over thousands of clicks.
     """
 
     def __init__(
@@ -204,23 +205,26 @@ class ImpressionProgram:
         device = next(self.model.parameters()).device
         predicted = self.data.predict(self._validation, device)
         found: dict[str, float] = {}
-        watched = []
+        watched: list[tuple[float, float]] = []
         for one, right in zip(self._measures, self._checked, strict=True):
             counts = right.weight[self._validation] > 0
             label, prediction = right.label[self._validation][counts], predicted[one.of][counts]
             weight = right.weight[self._validation][counts]
             if one.of in self.data.network.values:
                 figures = {"rmse": float(rmse(label, prediction, weights=weight))}
-                watched.append(_explained(label, prediction, weight))
+                watched.append((explained_variance(label, prediction, weights=weight), float(weight.sum()) / 4))
             else:
                 figures = {
                     "auc": float(auc(label, prediction, weights=weight)),
                     "log_loss": float(log_loss(label, prediction, weights=weight)),
                 }
-                watched.append(figures["auc"] if self.metric == "auc" else -figures["log_loss"])
+                value = figures["auc"] if self.metric == "auc" else -figures["log_loss"]
+                watched.append((value, information(label, weights=weight)))
             found |= {f"{one.of}/{name}": value for name, value in figures.items() if np.isfinite(value)}
-        defined = [value for value in watched if np.isfinite(value)]
-        return {self.metric: float(np.mean(defined)) if defined else float("nan"), **found}
+        defined = [(value, told) for value, told in watched if np.isfinite(value) and told > 0]
+        values, told = zip(*defined, strict=True) if defined else ((), ())
+        mean = float(np.average(values, weights=told)) if defined else float("nan")
+        return {self.metric: mean, **found}
 
 
 def wanted(impressions: Impressions, label: str, space: str | None, *, weight: Floats) -> Wanted:
@@ -245,15 +249,6 @@ def wanted(impressions: Impressions, label: str, space: str | None, *, weight: F
             raise DataError(f"{impressions.folder}: space {space!r} needs the label {missing[0]}, which is not there.")
         counts &= np.asarray(parsed.rows(labels), dtype=bool)
     return Wanted(np.where(counts, values, 0).astype(np.float32), np.where(counts, weight, 0).astype(np.float32))
-
-
-def _explained(label: Floats, prediction: NDArray[np.float64], weight: Floats) -> float:
-    """The share of the labels' variance that is explained, R²; NaN where they do not vary."""
-    if not len(label):
-        return float("nan")
-    variance = np.average((label - np.average(label, weights=weight)) ** 2, weights=weight)
-    error = np.average((prediction - label) ** 2, weights=weight)
-    return float(1 - error / variance) if variance > 0 else float("nan")
 
 
 def _names(objectives: Sequence[Objective]) -> list[str]:
