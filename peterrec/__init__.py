@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from peterrec.encoders.loading import load_encoder as load_encoder
     from peterrec.encoders.user_state import UserState as UserState
     from peterrec.errors import PeterrecError as PeterrecError
+    from peterrec.hub.fetching import fetch as fetch
+    from peterrec.hub.publishing import publish as publish
+    from peterrec.impression_run import load_impressions as load_impressions
     from peterrec.model import TaskModel as TaskModel
     from peterrec.recommender import Recommender as Recommender
     from peterrec.recommender import load_recommender as load_recommender
@@ -69,12 +72,15 @@ _HOMES = {
     "WorldSettings": "peterrec.data.synthetic",
     "adapt": "peterrec.adaptation",
     "add_adapter_from": "peterrec.adapter_file",
+    "fetch": "peterrec.hub.fetching",
     "hot_swap": "peterrec.adapter_file",
     "load_adapter": "peterrec.adapter_file",
     "load_encoder": "peterrec.encoders.loading",
+    "load_impressions": "peterrec.impression_run",
     "load_recommender": "peterrec.recommender",
     "load_task": "peterrec.task_run",
     "open_prepared": "peterrec.data.prepared",
+    "publish": "peterrec.hub.publishing",
     "save_adapter": "peterrec.adapter_file",
     "top_items": "peterrec.top_k",
 }

@@ -67,7 +67,7 @@ def write_weights(
     told = {"format": "pt", "peterrec_format": FORMAT, "settings": settings}
     told |= {name: getattr(pairing, name) for name in ("encoder_revision", "vocabulary_fingerprint")}
     save_file(own, path, metadata=told if readout is None else told | {"readout": _text_of(readout)})
-    _sort_metadata(path)
+    sort_metadata(path)
     readable(path)
 
 
@@ -225,7 +225,7 @@ def _text_of(readout: Readout) -> str:
     return json.dumps(own)
 
 
-def _sort_metadata(path: Path) -> None:
+def sort_metadata(path: Path) -> None:
     """safetensors writes metadata in random order; sorted, the bytes of a file depend on its content alone."""
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")

@@ -187,8 +187,9 @@ class ImpressionTask(HistoryRecipe):
     max_length: MaxLengthKey = 50
     adapter: str = Field(default="none", min_length=1, description="adapter when none is asked for: a name or a .toml")
     metric: Watched = Field(
-        default="auc", description="validation figure that early stopping watches: the mean over the measures, "
-        "each by what its labels tell (a rare one weighs less)"
+        default="auc",
+        description="validation figure that early stopping watches: the mean over the measures, "
+        "each by what its labels tell (a rare one weighs less)",
     )
 
     @model_validator(mode="after")

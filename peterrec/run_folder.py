@@ -216,10 +216,13 @@ def data_of(path: Path, run: dict[str, Any]) -> Path:
     """The prepared log that the run in `path` was made with; `run` is its run.json.
 
     It is recorded relative to the run's folder (`relative_to_run`), by older versions also relative to the working
-    directory; a place that exists wins. Raises `RefusedError` where nothing is recorded.
+    directory; a place that exists wins. Raises `RefusedError` where nothing is recorded, `SettingsError` for a
+    published run, which names no data.
     """
     inputs = run.get("inputs")
     recorded = inputs.get("data") if isinstance(inputs, dict) else None
+    if recorded is None and "published" in run:
+        raise SettingsError(f"{path} was published, which takes no data along: name a prepared folder with --data.")
     if not isinstance(recorded, str):
         raise RefusedError(f"{path / _RUN}: damaged (it names no inputs.data); make the run again.")
     own = path / recorded

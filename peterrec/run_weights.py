@@ -16,6 +16,7 @@ from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.loading import open_encoder
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.model import TaskModel
+from peterrec.origin import read_origin
 from peterrec.settings import Settings
 
 if TYPE_CHECKING:
@@ -88,8 +89,14 @@ def find_encoder(
 
     Raises SettingsError where it is not there, RefusedError where it is not one that the run may be loaded on.
     """
-    recorded = run.get("inputs", {}).get("encoder", "")
+    origin = read_origin(folder)  # of a fetched run, the encoder that came with it
+    recorded = origin.encoder if origin is not None else run.get("inputs", {}).get("encoder", "")
     found = encoder if encoder is not None else (folder / recorded).resolve()
+    if not recorded and encoder is None:
+        raise SettingsError(
+            f"{folder} does not say where its encoder is; name it with --encoder FOLDER (weights "
+            f"{facts.encoder_revision}, vocabulary {facts.vocabulary_fingerprint[:16]})."
+        )
     if not (found / "config.json").is_file():
         raise SettingsError(
             f"{folder}: its encoder is not at {found}; name it with --encoder FOLDER "

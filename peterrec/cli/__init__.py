@@ -17,6 +17,7 @@ from peterrec.cli.evaluation import evaluate
 from peterrec.cli.inference import encode, predict
 from peterrec.cli.launch import follow, leading, refuse_launch
 from peterrec.cli.pretraining import pretrain
+from peterrec.cli.publishing import fetch, publish
 from peterrec.cli.recommend import recommend
 from peterrec.cli.training import compare, finetune
 from peterrec.errors import PeterrecError
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (check, prepare, pretrain, finetune, compare, evaluate, predict, recommend, encode):
+for command in (check, prepare, pretrain, finetune, compare, evaluate, predict, recommend, encode, publish, fetch):
     app.command()(command)
 app.command(name="list")(list_)
 app.command()(show)

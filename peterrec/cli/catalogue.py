@@ -7,19 +7,39 @@ import typer
 
 from peterrec.cli.options import RUNS
 from peterrec.cli.output import show_table
+from peterrec.errors import SettingsError
 
 
 def list_(
     kind: Annotated[str | None, typer.Argument(help="adapters, tasks or runs; all by default.")] = None,
     folder: Annotated[Path, typer.Option(help="Where runs are looked for.")] = RUNS,
+    repo: Annotated[
+        str | None,
+        typer.Option(
+            "--repo",
+            metavar="NAME",
+            help="What an owner or a repository of the hub, a published folder or a folder of such holds.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """List adapters, tasks and finished runs.
+    """List adapters, tasks and finished runs; with --repo what is published there.
 
     Example: `peterrec list runs --folder runs`
     """
     from rich.table import Table
     from rich.text import Text
 
+    if repo is not None:
+        from peterrec.hub.listing import listing
+
+        if kind is not None:
+            raise SettingsError(f"--repo and {kind}: what is published is listed by itself; leave {kind} out.")
+        table = Table("name", "kind", "revision", "what", title=repo, title_justify="left")
+        for one in listing(repo):
+            table.add_row(*map(Text, (one.name, one.kind, one.revision, one.what)))
+        show_table(table)
+        return
     from peterrec.stages import list as stage
 
     entries = stage.run(kind, folder=folder)
@@ -50,7 +70,7 @@ def show(
         for each in name:
             typer.echo(stage.run(each))
         return
-    from peterrec.errors import SettingsError, did_you_mean
+    from peterrec.errors import did_you_mean
     from peterrec.stages.pretrain import PretrainSettings
     from peterrec.training.finetuning import FinetuningSettings
     from peterrec.training.impressions import ImpressionSettings

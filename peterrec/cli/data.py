@@ -19,7 +19,7 @@ from peterrec.cli.impression_input import (
 from peterrec.cli.log_input import LogOptions, open_log_input, world_log
 from peterrec.cli.options import BadRows, TimeUnit, refuse_without_log
 from peterrec.cli.output import show_table
-from peterrec.cli.paths import encoder_folder, named
+from peterrec.cli.paths import artefact, encoder_folder
 
 
 class Split(enum.StrEnum):
@@ -121,7 +121,7 @@ def prepare(
             "--encoder",
             "-e",
             help="Use the item vocabulary of this encoder; items that it lacks are left out.",
-            callback=named,
+            callback=artefact,
         ),
     ] = None,
     vocabulary_of: Annotated[
@@ -129,7 +129,7 @@ def prepare(
         typer.Option(
             help="Extend the item vocabulary of this encoder or prepared folder by the new items, for `pretrain "
             "--from`: old items keep their rows.",
-            callback=named,
+            callback=artefact,
         ),
     ] = None,
     items: options.Items = None,

@@ -8,12 +8,18 @@ import typer
 from peterrec.cli import options
 from peterrec.cli.options import ENCODER, Device
 from peterrec.cli.output import show_results
-from peterrec.cli.paths import beside, impression_folder, named, prepared_folder
+from peterrec.cli.paths import artefact, beside, impression_folder, prepared_folder
 
 
 def evaluate(
     model: Annotated[
-        Path, typer.Option("--model", "-m", help="Folder of a finished pretrain or finetune run.", callback=named)
+        Path,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Folder of a finished pretrain or finetune run, or its repository.",
+            callback=artefact,
+        ),
     ] = ENCODER,
     data: options.Data = None,
     encoder: options.OtherEncoder = None,

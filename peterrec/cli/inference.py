@@ -11,7 +11,7 @@ from peterrec.cli.impression_input import HistoryOptions, predict_impressions, r
 from peterrec.cli.log_input import LogOptions, open_log_input, world_log
 from peterrec.cli.options import ENCODER, RUNS, BadRows, Device, TimeUnit, refuse_without_log
 from peterrec.cli.output import show_counts
-from peterrec.cli.paths import beside, encoder_folder, finished_run, named
+from peterrec.cli.paths import artefact, beside, encoder_folder, finished_run
 
 
 class Readout(enum.StrEnum):
@@ -35,7 +35,13 @@ def predict(
     context: typer.Context,
     log: options.Log = None,
     model: Annotated[
-        Path, typer.Option("--model", "-m", help="Folder of a finished finetune run.", callback=named)
+        Path,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Folder of a finished finetune run, or its repository.",
+            callback=artefact,
+        ),
     ] = RUNS / "gender",
     output: options.Output = None,
     user: options.User = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from peterrec.cli.paths import named, output_path
+from peterrec.cli.paths import artefact, named, output_path
 
 RUNS = Path("runs")
 ENCODER = RUNS / "encoder"
@@ -131,10 +131,20 @@ Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False, callback=output_path)
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what a finished run left there.")]
-Encoder = Annotated[Path, typer.Option("--encoder", "-e", help="Folder of a pretrained encoder.", callback=named)]
+Encoder = Annotated[
+    Path,
+    typer.Option(
+        "--encoder",
+        "-e",
+        help="Folder of a pretrained encoder, or its repository: owner/name@revision.",
+        callback=artefact,
+    ),
+]
 OtherEncoder = Annotated[
     Path | None,
-    typer.Option("--encoder", "-e", help="Folder of its encoder, if it is not where it was.", callback=named),
+    typer.Option(
+        "--encoder", "-e", help="Folder or repository of its encoder, if it is not where it was.", callback=artefact
+    ),
 ]
 Data = Annotated[
     Path | None,

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import typer
+
 from peterrec.errors import DataError, RefusedError, SettingsError
 
 
@@ -11,6 +13,27 @@ def named(path: Path | None) -> Path | None:
     if path is None or path.name not in ("", ".."):
         return path
     return path.resolve()
+
+
+def artefact(path: Path | None) -> Path | None:
+    """The folder of an encoder or adapter that a user named: a path, or `owner/name@revision`, which is fetched.
+
+    What was published is held against its manifest. Raises what `peterrec.hub.fetching.fetch` does.
+    """
+    if path is None:
+        return None
+    if path.exists() and not (path / "manifest.json").is_file():
+        return named(path)
+    from peterrec.hub.reference import parse_reference
+
+    reference = parse_reference(path)
+    if reference.folder is not None and not reference.folder.exists():
+        return path  # which the command will say it misses
+    from peterrec.hub.fetching import fetch
+
+    if reference.folder is None:
+        typer.echo(f"{reference}: from the hub, or what was fetched of it before.", err=True)
+    return named(fetch(reference))
 
 
 def output_path(path: Path | None) -> Path | None:

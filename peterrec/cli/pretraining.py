@@ -10,7 +10,7 @@ from peterrec.cli import options
 from peterrec.cli.log_input import prepared_world
 from peterrec.cli.options import ENCODER, Wandb
 from peterrec.cli.output import show_results
-from peterrec.cli.paths import beside, encoder_folder, named, prepared_folder
+from peterrec.cli.paths import artefact, beside, encoder_folder, named, prepared_folder
 
 
 class Purpose(enum.StrEnum):
@@ -42,7 +42,7 @@ def pretrain(
             metavar="RUN",
             help="Go on from this encoder, with its settings unless told otherwise, on DATA prepared with "
             "--vocabulary-of RUN.",
-            callback=named,
+            callback=artefact,
         ),
     ] = None,
     new_items_only: Annotated[

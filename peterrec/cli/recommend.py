@@ -12,7 +12,7 @@ from peterrec.cli.domain_input import of_both_logs, refuse_columns_of_target
 from peterrec.cli.log_input import LogOptions, open_log_input, world_log
 from peterrec.cli.options import ENCODER, BadRows, Device, TimeUnit, refuse_without_log
 from peterrec.cli.output import show_counts, show_table
-from peterrec.cli.paths import encoder_folder, named
+from peterrec.cli.paths import artefact, encoder_folder
 from peterrec.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -26,7 +26,13 @@ def recommend(
     context: typer.Context,
     log: options.Log = None,
     model: Annotated[
-        Path, typer.Option("--model", "-m", help="Folder of a finished pretrain or cold-start run.", callback=named)
+        Path,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Folder of a finished pretrain or cold-start run, or its repository.",
+            callback=artefact,
+        ),
     ] = ENCODER,
     k: Annotated[int, typer.Option("-k", "--top", min=1, help="Items for each user.")] = 10,
     output: Annotated[

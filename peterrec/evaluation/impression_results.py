@@ -184,5 +184,6 @@ def protocol(arena: ImpressionArena, plan: Design) -> str:
         f"{len(impressions):,} impressions, split {rule.name}: {drawn}; {len(arena.plan.seeds)} seed(s): "
         f"{len(split.train):,} training, {len(split.validation):,} validation and {len(split.test):,} test rows of the "
         f"first. Measured: {measured}. Early stopping looks at the mean {plan.task.metric} of these on the validation "
-        f"rows, a rare label weighing less, never at the test rows. 95 % bootstrap intervals over test {over} and seeds; gains are paired."
+        f"rows, rare labels weighing less, never at the test rows. "
+        f"95 % bootstrap intervals over test {over} and seeds; gains are paired."
     )

@@ -63,7 +63,7 @@ def explained_variance(labels: ArrayLike, predictions: ArrayLike, *, weights: Ar
 
 
 def information(labels: ArrayLike, *, weights: ArrayLike | None = None) -> float:
-    """What labels (N,) of 0 and 1 tell: PN / (P + N) of the positive and negative weights; N / 4 where half are positive.
+    """What labels (N,) of 0 and 1 tell: PN / (P + N), of weights; N / 4 where half are positive.
 
     The variance of the AUC of a guess is 1 / 12 over this, nearly (Mann and Whitney 1947). 0 with one class.
     """
