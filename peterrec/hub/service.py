@@ -3,12 +3,12 @@
 The endpoint is `HF_ENDPOINT`, the token is taken from where `hf auth login` and `HF_TOKEN` leave it.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub import constants as hub_constants
 from huggingface_hub.errors import (
@@ -24,6 +24,8 @@ from huggingface_hub.errors import (
 
 from peterrec.errors import BusyError, RefusedError, ResourceError, SettingsError
 
+# what the client's own client raises where there is no connection; its package has changed names
+_NO_CONNECTION: type[BaseException] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 _LOGIN = "Log in with `hf auth login`, or set HF_TOKEN to a token that may"
 
 
@@ -72,7 +74,10 @@ def commit(
     """
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name)) for name in files]
     removals = [CommitOperationDelete(path_in_repo=name) for name in stale]
-    with _told(to.name, doing="write to"):
+    with _told(to.name, doing="write to"), warnings.catch_warnings():
+        # the vocabulary and the like belong to the model
+        warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+        warnings.filterwarnings("ignore", message="Use 'content=", category=DeprecationWarning)  # within the client
         made = HfApi().create_commit(
             to.name, [*operations, *removals], commit_message=message, parent_commit=to.revision
         )
@@ -125,7 +130,13 @@ def _told(name: str, *, doing: str, revision: str | None = None) -> Iterator[Non
         raise SettingsError(f"{name}: no name of a repository ({problem}).") from None
     except HfHubHTTPError as problem:
         raise _of_status(problem, place=place, doing=doing) from None
-    except (httpx.HTTPError, ConnectionError, TimeoutError) as problem:
+    except RuntimeError as problem:  # an upload in a thread of the client's
+        if isinstance(problem.__cause__, HfHubHTTPError):
+            raise _of_status(problem.__cause__, place=place, doing=doing) from None
+        if isinstance(problem.__cause__, (_NO_CONNECTION, ConnectionError, TimeoutError)):
+            raise ResourceError(f"{place} was lost during the upload; nothing was published. Run again.") from None
+        raise
+    except (_NO_CONNECTION, ConnectionError, TimeoutError) as problem:
         raise ResourceError(
             f"{place} cannot be reached ({type(problem).__name__}). Check the network and run again."
         ) from None
