@@ -1,11 +1,15 @@
 """How far users and items lie from the mean rating: the baseline of every other model."""
 
-from typing import Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from peterrec.baselines.ratings.ratings import Floats, Ints, Ratings
 from peterrec.errors import SettingsError
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 TOLERANCE = 1e-10  # of the residual of the normal equations
 
@@ -13,8 +17,8 @@ TOLERANCE = 1e-10  # of the residual of the normal equations
 class BiasBaseline:
     """b_ui = μ + b_u + b_i (Koren, KDD 2008, §2.1), the exact minimum of Σ w (r − b_ui)² + λ_u Σ b_u² + λ_i Σ b_i².
 
-    `user_bias` (U + 1,) and `item_bias` (I + 1,) are 0 for whoever has no rating; their last places are those of unknown
-    users and items.
+    `user_bias` (U + 1,) and `item_bias` (I + 1,) are 0 for whoever has no rating; their last places are those of
+    unknown users and items.
     """
 
     def __init__(self, ratings: Ratings, *, user_bias: Floats, item_bias: Floats) -> None:
@@ -39,7 +43,7 @@ class BiasBaseline:
         is not above 0.
         """
         from scipy.sparse import csr_array
-        from scipy.sparse.linalg import LinearOperator, cg
+        from scipy.sparse.linalg import cg
 
         if wrong := [penalty for penalty in (user_penalty, item_penalty) if not penalty > 0]:
             raise SettingsError(f"The penalties of user and item biases are above 0, not {wrong[0]:g}.")
@@ -56,12 +60,11 @@ class BiasBaseline:
             item_bias = item_bias.ravel()
             return item_total * item_bias - back @ ((joint @ item_bias) / user_total)
 
-        shape = (ratings.num_items, ratings.num_items)
         item_bias, unsolved = cg(
-            LinearOperator(shape, matvec=reduced, dtype=np.float64),
+            _operator(reduced, ratings.num_items),
             of_item - back @ (of_user / user_total),
             rtol=TOLERANCE,
-            M=LinearOperator(shape, matvec=lambda x: x.ravel() / item_total, dtype=np.float64),
+            M=_operator(lambda x: x.ravel() / item_total, ratings.num_items),
         )
         assert not unsolved, "positive definite for any penalty above 0"
         user_bias = (of_user - joint @ item_bias) / user_total
@@ -75,3 +78,11 @@ class BiasBaseline:
     def predict(self, users: Ints, items: Ints) -> Floats:
         """The ratings (B,), clipped."""
         return self._ratings.clipped(self.biases(users, items))
+
+
+def _operator(matvec: Callable[[Floats], Floats], size: int) -> "LinearOperator":
+    """A matrix (size, size) by what it does to a vector."""
+    from scipy.sparse.linalg import LinearOperator
+
+    build: Any = LinearOperator  # its stubs describe a subclass's own constructor
+    return build((size, size), matvec=matvec, dtype=np.float64)

@@ -62,9 +62,7 @@ class Learned:
         self._left = ratings.by_user(ratings.values - baseline.biases(ratings.users, ratings.items))
         self._similar: SimilarItems | None = None
         if self.has_neighbours:
-            self._similar = SimilarItems.of(
-                ratings, baseline, count=settings.neighbours, shrinkage=settings.shrinkage
-            )
+            self._similar = SimilarItems.of(ratings, baseline, count=settings.neighbours, shrinkage=settings.shrinkage)
         self.tiers: Tiers = Tiers(
             ratings.num_users,
             ratings.num_items,

@@ -25,13 +25,13 @@ class RatedNeighbours:
     """
 
     begins: Ints
-    place: NDArray[np.int32] | NDArray[np.int64]
+    place: NDArray[np.signedinteger]
     left: NDArray[np.float32]
     explicit: Ints
 
     @classmethod
     def of(cls, users: Ints, items: Ints, *, similar: NDArray[np.int32], left: "csr_array", ratings: Ratings) -> Self:
-        """The lists of the rows (B,) from the neighbours `similar` (I + 1, k) and what a user's biases `left` (U, I)."""
+        """The lists of rows (B,), by the neighbours `similar` (I + 1, k) and `left`, r − b of all pairs (U, I)."""
         count = similar.shape[1]
         kind = np.int32 if similar.size < 2**31 else np.int64
         places, lefts = [np.zeros(0, dtype=kind)], [np.zeros(0, dtype=np.float32)]

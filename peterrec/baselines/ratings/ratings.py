@@ -46,10 +46,13 @@ class Ratings:
             for name, ids, number in (("user", users, self.num_users), ("item", items, self.num_items)):
                 if len(odd := np.flatnonzero((ids < 0) | (ids >= number))):
                     raise DataError(
-                        f"The {name} of {told}row {odd[0]} is {ids[odd[0]]}; {name}s are numbered from 0 below {number}."
+                        f"The {name} of {told}row {odd[0]} is {ids[odd[0]]}; {name}s are numbered from 0 to "
+                        f"{number - 1}."
                     )
         if self.weights is not None and len(odd := np.flatnonzero(~(self.weights > 0))):
-            raise DataError(f"The weight of rating {odd[0]} is {self.weights[odd[0]]}: leave out what has none above 0.")
+            raise DataError(
+                f"The weight of rating {odd[0]} is {self.weights[odd[0]]}: leave out what has none above 0."
+            )
 
     def __len__(self) -> int:
         """The number of rows N."""
@@ -104,7 +107,7 @@ class Ratings:
 
     @cached_property
     def feedback(self) -> tuple[Ints, Ints]:
-        """N(u): the items of each user, rated or implicit, once each and in order, and where each user's begin (U + 1,)."""
+        """N(u): each user's items, rated or implicit, once each and in order, and where a user's begin (U + 1,)."""
         users, items = (self.users, self.items)
         if self.implicit is not None:
             users, items = np.append(users, self.implicit[0]), np.append(items, self.implicit[1])
@@ -133,7 +136,7 @@ class Ratings:
 
 
 class RatingModel(Protocol):
-    """A model of ratings: users and items without a training row fall back on what is known of the other, and of all."""
+    """A model of ratings. Users and items without a training row fall back on what is known of the rest."""
 
     @classmethod
     def fit(cls, ratings: Ratings, *, validation: Ratings | None = None, seed: int = 0) -> Self:

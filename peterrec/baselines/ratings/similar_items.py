@@ -37,17 +37,18 @@ class SimilarItems:
         total = ratings.num_items
         count = min(count, max(1, total - 1))
         left = ratings.by_user(ratings.values - baseline.biases(ratings.users, ratings.items))
-        parts = [_with(left, data) for data in (left.data, left.data**2, np.ones_like(left.data))]
+        value = np.asarray(left.data, dtype=np.float64)
+        parts = [_with(left, data) for data in (value, value**2, np.ones_like(value))]
         by_item = [csr_array(part.T) for part in parts]
-        (value, square, there), (values, squares, known) = by_item, parts
+        (value_of, square_of, there), (values, squares, known) = by_item, parts
         items = np.full((total + 1, count), total, dtype=np.int32)
         similarity = np.zeros((total + 1, count), dtype=np.float32)
         for start in range(0, total, size := max(1, CELLS // total)):
             rows = slice(start, min(start + size, total))
             shared = (there[rows] @ known).toarray()
-            spread = (square[rows] @ known).toarray() * (there[rows] @ squares).toarray()
+            spread = (square_of[rows] @ known).toarray() * (there[rows] @ squares).toarray()
             found = np.divide(
-                (value[rows] @ values).toarray(), np.sqrt(spread), out=np.zeros_like(spread), where=spread > 0
+                (value_of[rows] @ values).toarray(), np.sqrt(spread), out=np.zeros_like(spread), where=spread > 0
             )
             beyond = np.maximum(shared - 1, 0)
             found *= beyond / np.maximum(beyond + shrinkage, 1)
