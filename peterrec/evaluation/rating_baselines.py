@@ -46,7 +46,7 @@ def rating_predictions(
     train, held = parts
     if not len(train[0]):
         raise DataError(
-            f"{impressions.folder}: no training row has a user, an item and the label {measure.label!r} where "
+            f"{impressions.folder}: no training row has the label {measure.label!r}, a user and an item where "
             f"{measure.of} is measured; prepare more rows, or leave the measure out of the task."
         )
 

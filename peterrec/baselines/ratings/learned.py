@@ -35,10 +35,10 @@ class LearnedSettings:
     learning_rate: float = 5e-3
     decay: float = 0.9
     bias_penalty: float = 0.005
-    factor_penalty: float = 0.02
+    factor_penalty: float = 0.07
     neighbour_penalty: float = 0.002
     rows: int = 4096
-    epochs: int = 60
+    epochs: int = 30
     patience: int = 3
     groups: int = 16
 
