@@ -2,8 +2,8 @@
 
     movielens RATINGS USERS ITEMS   MovieLens-1M (grouplens.org/datasets/movielens/1m): user, item, rating and pos, or
                                     timestamp; user, gender, age, occupation; item, title, genres
-    movielens-ratings (the same)    MovieLens-1M with the rating and each genre as a label, for the task ratings: its test
-                                    rows are those of known users, or of new ones
+    movielens-ratings (the same)    MovieLens-1M with the rating and each genre as a label, for the task ratings; tested
+                                    are the rows of known users, or those of new ones
     hillstrom FILE                  Hillstrom's e-mail campaign (the MineThatData challenge of 2008; in scikit-uplift
                                     as fetch_hillstrom)
     census FILE                     Census-Income (KDD), census-income.data or census-income.test of the UCI repository
