@@ -22,7 +22,8 @@ ROWS_AT_ONCE = 1 << 16  # in prediction
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedSettings:
-    """How a model is trained: squared error plus penalties, by Adam on `rows` at a time.
+    """How a model is trained: squared error plus penalties, by Adam on `rows` at a time, or fewer, so that an epoch has
+    at least about `steps` steps.
 
     `decay` multiplies the learning rate after each epoch; training stops when the validation RMSE has not fallen for
     `patience` epochs, and the best epoch is kept. The users of a step come from one of `groups` that are drawn anew in
@@ -38,6 +39,7 @@ class LearnedSettings:
     factor_penalty: float = 0.07
     neighbour_penalty: float = 0.002
     rows: int = 4096
+    steps: int = 64
     epochs: int = 30
     patience: int = 3
     groups: int = 16
@@ -171,7 +173,8 @@ class Learned:
         order = rng.permutation(len(ratings))
         if group is not None:
             order = order[np.argsort(group[ratings.users[order]], kind="stable")]
-        steps = [order[start : start + settings.rows] for start in range(0, len(order), settings.rows)]
+        size = min(settings.rows, max(1, len(order) // settings.steps))
+        steps = [order[start : start + size] for start in range(0, len(order), size)]
         for step in rng.permutation(len(steps)):
             yield steps[step]
 
