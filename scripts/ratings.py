@@ -88,8 +88,14 @@ def tables(metrics: dict[str, Any], *, title: str) -> str:
         if gain["metric"] == "rating/rmse" and gain["of"] == first:
             lines.append(f"| `{gain['over']}` | {_figure(gain, 4, sign='+')} |")
     outputs = [name.removesuffix("/auc") for name in results[0]["metrics"] if name.endswith("/auc")]
-    models = [one for one in results if one["role"] in ("model", "control", "baseline") and "mean/auc" in one["metrics"]]
-    lines += ["", "| AUC | " + " | ".join(f"`{one['name']}`" for one in models) + " |", "|---" * (len(models) + 1) + "|"]
+    models = [
+        one for one in results if one["role"] in ("model", "control", "baseline") and "mean/auc" in one["metrics"]
+    ]
+    lines += [
+        "",
+        "| AUC | " + " | ".join(f"`{one['name']}`" for one in models) + " |",
+        "|---" * (len(models) + 1) + "|",
+    ]
     for output in outputs:
         cells = [_figure(one["metrics"].get(f"{output}/auc"), 3) for one in models]
         lines.append(f"| {output} | {' | '.join(cells)} |")
