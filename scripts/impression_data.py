@@ -2,13 +2,15 @@
 
     movielens RATINGS USERS ITEMS   MovieLens-1M (grouplens.org/datasets/movielens/1m): user, item, rating and pos, or
                                     timestamp; user, gender, age, occupation; item, title, genres
+    movielens-ratings (the same)    MovieLens-1M with the rating and each genre as a label, for the task ratings; tested
+                                    are the rows of known users, or those of new ones
     hillstrom FILE                  Hillstrom's e-mail campaign (the MineThatData challenge of 2008; in scikit-uplift
                                     as fetch_hillstrom)
     census FILE                     Census-Income (KDD), census-income.data or census-income.test of the UCI repository
 
 Files are Parquet, or text with commas and a header (the census without one, as published). Each set becomes a Parquet
 file, MovieLens also one of the events before each user's validation rows, for the encoder; the `peterrec prepare`
-command that fits it is printed.
+commands that fit it are printed.
 """
 
 import argparse
@@ -40,6 +42,7 @@ NO_FIELDS = {"income_50k", "marital_status", "instance_weight"}  # what the labe
 # As in the published comparisons on this set, which have 211, 396 and 394 thousand rows a domain.
 AGE_GROUPS = {"young": (1, 18), "middle": (25,), "old": (35, 45, 50, 56)}
 TEST_SHARES = "0.7,0.03,0.27"
+RATING_SHARES = "0.72,0.08,0.2"  # a fifth tested; of the rest a tenth to stop by
 
 
 def movielens(ratings: Path, users: Path, items: Path, output: Path, *, training: float = 0.7) -> list[str]:
@@ -71,6 +74,43 @@ def movielens(ratings: Path, users: Path, items: Path, output: Path, *, training
         *("--domain", "age_group", "--user", "user", "--item", "item", "--time", "time", "--split", "each_user"),
         *("--output", str(output / "movielens")),
     ]
+
+
+def movielens_ratings(ratings: Path, users: Path, items: Path, output: Path) -> list[list[str]]:
+    """Writes a row a rating, each genre a column of 0 and 1; prepared twice: with known and with new users to test."""
+    columns = _columns(ratings)
+    time = "pos" if "pos" in columns else "timestamp"
+    file = output / "movielens_ratings.parquet"
+    with duckdb.connect() as con:
+        listed = con.sql(f"SELECT DISTINCT unnest(string_split(genres, '|')) AS genre FROM {_table(items)} ORDER BY 1")
+        genres = {genre: _label_of(genre) for (genre,) in listed.fetchall() if genre}
+        quoted = {genre.replace("'", "''"): label for genre, label in genres.items()}
+        told = "".join(
+            f", list_contains(string_split(coalesce(i.genres, ''), '|'), '{genre}')::INTEGER AS {label}"
+            for genre, label in quoted.items()
+        )
+        query = f"""
+            WITH rated AS (SELECT *, row_number() OVER () AS line FROM {_table(ratings)} WHERE {time} IS NOT NULL)
+            SELECT r."user", r.item, r.rating, r.{time} AS time, u.gender, u.age, u.occupation,
+                try_cast(regexp_extract(i.title, '\\((\\d{{4}})\\)\\s*$', 1) AS INTEGER) AS year{told}
+            FROM rated r JOIN {_table(users)} u USING ("user") JOIN {_table(items)} i USING (item)
+            ORDER BY r."user", r.{time}, r.line"""
+        _write(con, query, file)
+    fields = ["user", "item", "gender", "age", "occupation", "year"]
+    words = [
+        *_each("--label", ["rating", "liked=rating>=4", *genres.values()]),
+        *_each("--field", [f"{name}:categorical" for name in fields]),
+        *("--user", "user", "--item", "item", "--time", "time", "--fractions", RATING_SHARES),
+    ]
+    return [
+        ["peterrec", "prepare", str(file), *words, "--split", split, "--output", str(output / name)]
+        for split, name in (("rows", "known_users"), ("by_user", "new_users"))
+    ]
+
+
+def _label_of(genre: str) -> str:
+    """A genre as the name of a label: film_noir."""
+    return "".join(letter for letter in genre.lower().replace("-", "_") if letter.isalnum() or letter == "_")
 
 
 def hillstrom(file: Path, output: Path) -> list[str]:
@@ -139,23 +179,27 @@ def _each(option: str, values: Sequence[str]) -> list[str]:
 def main() -> None:
     """Writes the tables of one set and prints how they are prepared."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", choices=("movielens", "hillstrom", "census"))
+    parser.add_argument("set", choices=("movielens", "movielens-ratings", "hillstrom", "census"))
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="as listed above, in that order")
     parser.add_argument("--output", type=Path, required=True, help="folder of the tables")
     arguments = parser.parse_args()
-    wanted = 3 if arguments.set == "movielens" else 1
+    wanted = 3 if arguments.set.startswith("movielens") else 1
     if len(arguments.files) != wanted:
         parser.error(f"{arguments.set} takes {wanted} file{'s' * (wanted > 1)}, not {len(arguments.files)}")
     if absent := [file for file in arguments.files if not file.is_file()]:
         parser.error(f"{absent[0]}: there is no such file")
     if arguments.set == "movielens":
         ratings, users, items = arguments.files
-        command = movielens(ratings, users, items, arguments.output)
+        commands = [movielens(ratings, users, items, arguments.output)]
+    elif arguments.set == "movielens-ratings":
+        ratings, users, items = arguments.files
+        commands = movielens_ratings(ratings, users, items, arguments.output)
     elif arguments.set == "hillstrom":
-        command = hillstrom(arguments.files[0], arguments.output)
+        commands = [hillstrom(arguments.files[0], arguments.output)]
     else:
-        command = census(arguments.files[0], arguments.output)
-    print(shlex.join(command))
+        commands = [census(arguments.files[0], arguments.output)]
+    for command in commands:
+        print(shlex.join(command))
 
 
 if __name__ == "__main__":

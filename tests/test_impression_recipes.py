@@ -233,6 +233,7 @@ RECIPES = {
     "star": (star, esmm),
     "position_bias": (mmoe, esmm),
     "engagement": (mmoe, engagement),
+    "ratings": (mmoe, esmm),
 }
 
 

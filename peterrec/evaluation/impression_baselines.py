@@ -1,4 +1,4 @@
-"""What the labels of impressions come to without a network: logistic regression on the fields, and base rates."""
+"""What the labels of impressions come to without a network: logistic regression on the fields, ratings, base rates."""
 
 import time
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from peterrec.data.impressions.impressions import Impressions
 from peterrec.errors import DataError
 from peterrec.evaluation.impression_arena import ImpressionArena
 from peterrec.evaluation.impression_measures import counted_rows, label_of, measures_of
-from peterrec.evaluation.impression_plan import BASELINES, RATE_OF_DOMAIN, REGRESSION
+from peterrec.evaluation.impression_plan import BASELINES, RATE, RATE_OF_DOMAIN, RATING_MODELS, REGRESSION
+from peterrec.evaluation.rating_baselines import rating_models, rating_predictions
 from peterrec.impression_design import Design
 from peterrec.impression_recipe import Measure
 
@@ -33,11 +34,12 @@ class BaselineFit:
 def baselines(arena: ImpressionArena, plan: Design) -> dict[str, BaselineFit]:
     """Each baseline on each measure of `plan`, learned on the training rows of the measure's space.
 
-    Base rates of values are their means; of these there is no logistic regression. Seeds that share a split share what
-    was learned on it.
+    Base rates of values are their means; of these there is no logistic regression, but the models of ratings, if rows
+    have users and items. Seeds that share a split share what was learned on it.
     """
     impressions = arena.impressions
-    names = [name for name in BASELINES if name != RATE_OF_DOMAIN or impressions.schema.domains]
+    known = {REGRESSION, *rating_models(impressions, plan), RATE}
+    names = [name for name in BASELINES if name in known or (name == RATE_OF_DOMAIN and impressions.schema.domains)]
     found: dict[str, dict[int, dict[str, Floats]]] = {name: {} for name in names}
     seconds = dict.fromkeys(names, 0.0)
     same: dict[tuple[bytes, ...], int] = {}
@@ -53,7 +55,11 @@ def baselines(arena: ImpressionArena, plan: Design) -> dict[str, BaselineFit]:
             each[seed] = {
                 of: predicted
                 for of, measure in measures_of(plan).items()
-                if (predicted := _predicted(name, impressions, measure, plan=plan, split=split, coding=coding))
+                if (
+                    predicted := _predicted(
+                        name, impressions, measure, plan=plan, split=split, coding=coding, seed=seed
+                    )
+                )
                 is not None
             }
             seconds[name] += time.perf_counter() - started
@@ -61,12 +67,23 @@ def baselines(arena: ImpressionArena, plan: Design) -> dict[str, BaselineFit]:
 
 
 def _predicted(
-    name: str, impressions: Impressions, measure: Measure, *, plan: Design, split: Split, coding: FieldCoding
+    name: str,
+    impressions: Impressions,
+    measure: Measure,
+    *,
+    plan: Design,
+    split: Split,
+    coding: FieldCoding,
+    seed: int,
 ) -> Floats | None:
     """What the baseline `name` predicts of a measure for the test rows `(n,)`; None where it cannot."""
     counts = counted_rows(impressions, measure)
     train, validation = (rows[counts[rows]] for rows in (split.train, split.validation))
     weighted = plan.task.row_weights
+    if name in RATING_MODELS:
+        if measure.of not in plan.values:
+            return None
+        return rating_predictions(name, impressions, measure, split=split, weighted=weighted, seed=seed)
     if measure.of in plan.values:
         if name == REGRESSION:
             return None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peterrec.baselines.ratings.models import MODELS
 from peterrec.catalogue import ImpressionTask, adapter, given, impression_task
 from peterrec.errors import SettingsError, did_you_mean
 from peterrec.evaluation.study_request import StudyRequest
@@ -20,7 +21,8 @@ CONTROLS = {
     "random": "the first recipe on an encoder of random weights",
 }
 REGRESSION, RATE_OF_DOMAIN, RATE, ORACLE = "logistic_regression", "base_rate_of_domain", "base_rate", "oracle"
-BASELINES = (REGRESSION, RATE_OF_DOMAIN, RATE)
+RATING_MODELS = tuple(name for name in MODELS if name != "global_mean")  # that one is the base rate of a value
+BASELINES = (REGRESSION, *RATING_MODELS, RATE_OF_DOMAIN, RATE)
 RESERVED = (*BASELINES, ORACLE)  # names of the other rows of a table
 
 

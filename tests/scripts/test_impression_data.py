@@ -140,3 +140,30 @@ def test_wrong_files_are_told(script, tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             made(script, monkeypatch, capsys, *arguments, "--output", tmp_path / "out")
         assert told in capsys.readouterr().err
+
+
+def test_movielens_ratings_have_a_label_a_genre_and_no_field_that_tells_it(
+    script, movielens, tmp_path, monkeypatch, capsys
+):
+    files, rows, _ = movielens
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["impression_data.py", "movielens-ratings", *map(str, files), "--output", str(tmp_path / "out")],
+    )
+    script.main()
+    known, new = (shlex.split(line) for line in capsys.readouterr().out.splitlines())
+    assert [values(command, "--split") for command in (known, new)] == [["rows"], ["by_user"]]
+    assert values(known, "--label") == values(new, "--label")
+    assert values(known, "--label") == ["rating", "liked=rating>=4", "crime", "drama", "war"]
+    fields = [field.split(":")[0] for field in values(known, "--field")]
+    assert fields == ["user", "item", "gender", "age", "occupation", "year"]
+    table = pq.read_table(known[2])
+    expected = sorted((user, place, item, rating) for user, item, rating, place in rows if place is not None)
+    found = [tuple(row[name] for name in ("user", "time", "item", "rating")) for row in table.to_pylist()]
+    assert found == expected
+    genres = {10: (1, 1, 0), 11: (0, 1, 0), 12: (0, 0, 1), 13: (0, 0, 0)}
+    told = list(zip(*(table[name].to_pylist() for name in ("crime", "drama", "war")), strict=True))
+    assert told == [genres[item] for _, _, item, _ in expected]
+    assert script._label_of("Children's") == "childrens"
+    assert script._label_of("Film-Noir") == "film_noir"

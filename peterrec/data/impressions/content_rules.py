@@ -1,7 +1,9 @@
 """What a whole table of impressions must hold: labels of both kinds, and no field that is a label in disguise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+
+import numpy as np
 
 from peterrec.data.impressions.reader import RawRows
 from peterrec.data.impressions.row_rules import label_value
@@ -10,6 +12,7 @@ from peterrec.data.impressions.wanted import WantedField
 from peterrec.data.logs.problems import Findings
 from peterrec.data.numbering import one_row
 
+FIRST_ROWS = 1000
 MOST_CATEGORIES = 100  # a column with more different numbers is one of numbers, unless it was called otherwise
 
 
@@ -62,22 +65,51 @@ def refuse_leaks(
     read = [field.name for field in fields if field.kind != "multi"]
     read += [domain] if domain is not None and domain not in read else []
     value = {rule.name: label_value(raw, rule) for rule in labels}
-    value |= {f"{a} × {b}": f"({value[a]}) * ({value[b]})" for a, b in combinations(list(value), 2)}
     if not read or not value:
         return
-    named = ", ".join(f"{sql} AS v{place}" for place, sql in enumerate(value.values()))
-    numbers = ", ".join(f"{raw.number(name)} AS f{place}" for place, name in enumerate(read))
+    found: dict[str, list[str]] = {}
+    for column, name in _equal(raw, _alike(raw, read, value)):
+        found.setdefault(column, []).append(name)
+    for column, same in found.items():
+        what = f"label {same[0]!r}" if "×" not in same[0] else f"product of the labels {same[0]}"
+        fix = f"equals the {what} (or its opposite) in all rows, so the network would read what it is to predict; "
+        fix += "do not name it as a field"
+        findings.add("label_as_field", "fatal", fix, column=column, offenders=[raw.place])
+
+
+def _alike(raw: RawRows, read: Sequence[str], value: Mapping[str, str]) -> dict[tuple[str, str], str]:
+    """The columns of `read` and the labels, or products of two, that could be equal by the first rows, with their SQL.
+
+    Of many labels there are very many products, and hardly one is like a field for a thousand rows.
+    """
+    columns = ", ".join([*value.values(), *map(raw.number, read)])
+    rows = raw.con.execute(f"SELECT {columns} FROM sound LIMIT {FIRST_ROWS}").fetchall()
+    cells = np.array(rows, dtype=np.float64).reshape(len(rows), len(value) + len(read)).T
+    of_label = dict(zip(value, cells, strict=False))
+    products = dict(value)
+    for a, b in combinations(value, 2):
+        of_label[f"{a} × {b}"] = of_label[a] * of_label[b]
+        products[f"{a} × {b}"] = f"({value[a]}) * ({value[b]})"
+    found = {}
+    for column, number in zip(read, cells[len(value) :], strict=True):
+        for name, label in of_label.items():
+            known = ~np.isnan(label)
+            if any(np.array_equal(number[known], one[known]) for one in (label, 1 - label)):
+                found[column, name] = products[name]
+    return found
+
+
+def _equal(raw: RawRows, pairs: Mapping[tuple[str, str], str]) -> list[tuple[str, str]]:
+    """Those of the `pairs` of a column and a label that are equal, or opposite, in all rows that have the label."""
+    if not pairs:
+        return []
+    cells = ", ".join(
+        f"{raw.number(column)} AS f{place}, {sql} AS v{place}" for place, ((column, _), sql) in enumerate(pairs.items())
+    )
     tests = [
-        f"bool_and(f{f} IS NOT DISTINCT FROM v{v}) FILTER (v{v} IS NOT NULL) OR "
-        f"bool_and(f{f} IS NOT DISTINCT FROM 1 - v{v}) FILTER (v{v} IS NOT NULL)"
-        for f in range(len(read))
-        for v in range(len(value))
+        f"bool_and(f{k} IS NOT DISTINCT FROM v{k}) FILTER (v{k} IS NOT NULL) OR "
+        f"bool_and(f{k} IS NOT DISTINCT FROM 1 - v{k}) FILTER (v{k} IS NOT NULL)"
+        for k in range(len(pairs))
     ]
-    found = iter(one_row(raw.con, f"SELECT {', '.join(tests)} FROM (SELECT {named}, {numbers} FROM sound)"))
-    for column in read:
-        same = [name for name in value if next(found)]
-        if same:
-            what = f"label {same[0]!r}" if "×" not in same[0] else f"product of the labels {same[0]}"
-            fix = f"equals the {what} (or its opposite) in all rows, so the network would read what it is to predict; "
-            fix += "do not name it as a field"
-            findings.add("label_as_field", "fatal", fix, column=column, offenders=[raw.place])
+    equal = one_row(raw.con, f"SELECT {', '.join(tests)} FROM (SELECT {cells} FROM sound)")
+    return [pair for pair, same in zip(pairs, equal, strict=True) if same]
