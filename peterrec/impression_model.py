@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from peterrec.data.impressions.field_batch import FieldBatch
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.readout import Readout
+from peterrec.features.head_inputs import HeadInputs
 from peterrec.heads.bias_tower import BiasTower
 from peterrec.heads.compose import Derived, LogProbability, compose
 from peterrec.heads.impression_heads import ImpressionHeads
@@ -88,7 +89,8 @@ class DomainInput(nn.Module):
 class ImpressionNetwork(nn.Module):
     """All of the model but the encoder: `embeddings` of fields, other inputs, `norm`, `body`, `heads`, `biases`.
 
-    `branches` says for each head, in order, which layer of the body it reads and which branch of that layer. `biases`
+    `branches` says for each head, in order, which layer of the body it reads and which branch of that layer, None where
+    it reads no body; `reads` which fields. `biases`
     are towers, each added to the heads of its place in `bias_heads`. `values` are the heads that predict a value,
     `logarithms` those among them that learn log(1 + label).
     """
@@ -100,9 +102,10 @@ class ImpressionNetwork(nn.Module):
         domain: DomainInput | None,
         vectors: VectorInput | None,
         norm: nn.Module | None,
-        body: Body,
+        body: Body | None,
         heads: ImpressionHeads,
-        branches: Sequence[tuple[int, int]],
+        reads: HeadInputs,
+        branches: Sequence[tuple[int, int] | None],
         names: Sequence[str],
         biases: Sequence[BiasTower],
         bias_heads: Sequence[Sequence[str]],
@@ -118,6 +121,7 @@ class ImpressionNetwork(nn.Module):
         self.body = body
         self.heads = heads
         self.biases = nn.ModuleList(biases)
+        self._reads = reads
         self._branches = tuple(branches)
         self._names = tuple(names)
         self._bias_heads = tuple(tuple(one) for one in bias_heads)
@@ -151,11 +155,10 @@ class ImpressionNetwork(nn.Module):
         self.value_mean[number] = mean
         self.value_sd[number] = sd
 
-    def inputs(self, batch: ImpressionBatch) -> Tensor:
-        """What the body reads `(B, D)`."""
-        fields = batch.fields[0]
-        assert fields is not None
-        parts = [self.embeddings(fields).flatten(1)]
+    def inputs(self, batch: ImpressionBatch, vectors: Tensor) -> Tensor:
+        """What the body reads `(B, D)`, or `(B, M, D)` where heads have fields of their own; `vectors` `(B, F, dim)`
+        are those of the fields."""
+        parts: list[Tensor] = []
         if self.domain is not None:
             parts.append(self.domain(batch.domain_ids))
         if self.vectors is not None:
@@ -163,14 +166,19 @@ class ImpressionNetwork(nn.Module):
             assert batch.known is not None
             assert batch.items is not None
             parts.append(self.vectors(batch.users, batch.known, batch.items))
-        x = torch.cat(parts, dim=1)
+        x = self._reads.inputs(vectors, parts)
         return x if self.norm is None else self.norm(x, domain_ids=batch.domain_ids)
 
     def raw(self, batch: ImpressionBatch) -> dict[str, Tensor]:
         """The output of each head `(B,)`, with its bias towers: a logit, or a value in the units that it learns."""
-        layers = self.body(self.inputs(batch), domain_ids=batch.domain_ids)
-        read = [layers[layer][:, branch] for layer, branch in self._branches]
-        raw = self.heads(read, domain_ids=batch.domain_ids)
+        fields = batch.fields[0]
+        assert fields is not None
+        vectors = self.embeddings(fields)
+        layers = []
+        if self.body is not None:
+            layers = self.body(self.inputs(batch, vectors), domain_ids=batch.domain_ids)
+        read = [None if one is None else layers[one[0]][:, one[1]] for one in self._branches]
+        raw = self.heads(read, domain_ids=batch.domain_ids, products=self._reads.factors(vectors))
         for number, (tower, wanted) in enumerate(zip(self.biases, self._bias_heads, strict=True)):
             fields = batch.fields[1 + number]
             if fields is None:
@@ -202,7 +210,7 @@ class ImpressionNetwork(nn.Module):
 
     def penalty(self) -> Tensor:
         """What the recipe adds to the loss, `()`."""
-        return self.body.penalty()
+        return self.value_mean.new_zeros(()) if self.body is None else self.body.penalty()
 
 
 class ImpressionModel(TaskModel):

@@ -87,7 +87,16 @@ class Head(Settings):
 
     name: Name
     output: Literal["probability", "value"] = Field(default="probability", description="a logit, or a number as it is")
-    layer: int = Field(default=-1, description="which layer of the body it reads: -1 the top, 0 the lowest")
+    layer: int | Literal["none"] = Field(
+        default=-1, description="which layer of the body it reads: -1 the top, 0 the lowest; none: its product alone"
+    )
+    fields: tuple[Name, ...] = Field(
+        default=(), description="the fields that its own expert in the lowest layer reads (CoNet); all, if not given"
+    )
+    product: tuple[Name, ...] = Field(
+        default=(),
+        description="fields whose vectors, multiplied channel by channel, its output reads beside its tower (GMF)",
+    )
     hidden: Channels | None = Field(default=None, description="channels of its tower, if others than those of [tower]")
     parents: tuple[Name, ...] = Field(default=(), description="heads before it in the list that it hangs on")
     link: Literal["features", "logits"] = Field(
@@ -193,8 +202,11 @@ class ImpressionTask(HistoryRecipe):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ImpressionTask":
-        if not self.body:
+        deep = not self.heads or any(head.layer != "none" for head in self.heads)
+        if deep and not self.body:
             raise ValueError("body: name at least one layer of experts, with [[body]]")
+        if self.body and not deep:
+            raise ValueError("body: no head reads it (layer = 'none' in all of [[heads]]); leave it out")
         if bool(self.heads) != bool(self.objectives):
             raise ValueError("heads and objectives go together: give both, or neither (one head a label of the data)")
         if not self.heads and (self.derived or self.measures):
@@ -221,6 +233,14 @@ class ImpressionTask(HistoryRecipe):
                 raise ValueError(
                     f"heads: {head.name!r} hangs on {unknown[0]!r}, which must stand before it in the list"
                 )
-            if not -len(self.body) <= head.layer < len(self.body):
+            if len(head.product) == 1:
+                raise ValueError(f"heads: the product of {head.name!r} has one field; name two or more, or none")
+            if head.layer == "none":
+                if not head.product or head.fields or head.hidden or (head.parents and head.link == "features"):
+                    raise ValueError(
+                        f"heads: {head.name!r} reads no layer of the body: give it a product, and neither fields nor "
+                        "hidden layers; parents go with link = 'logits'"
+                    )
+            elif not -len(self.body) <= head.layer < len(self.body):
                 raise ValueError(f"heads: {head.name!r} reads layer {head.layer}; the body has {len(self.body)}")
             before.append(head.name)
