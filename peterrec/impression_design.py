@@ -12,6 +12,7 @@ from peterrec.errors import SettingsError, did_you_mean
 from peterrec.features.embeddings import FieldEmbeddings
 from peterrec.features.head_inputs import HeadInputs
 from peterrec.head_layout import body_of, branches_of, check_fields
+from peterrec.match_layout import check_matches, correlation_of, matches_of
 from peterrec.heads.bias_tower import BiasTower
 from peterrec.heads.compose import Derived, parse_derived
 from peterrec.heads.default_heads import default_heads
@@ -57,7 +58,10 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
     """
     if task.heads:
         heads, derived, objectives = task.heads, dict(task.derived), task.objectives
-        measures = task.measures or tuple(Measure(of=one.of, label=one.label, space=one.space) for one in objectives)
+        beside = {match.name for match in task.matches}  # learned, and not predicted
+        measures = task.measures or tuple(
+            Measure(of=one.of, label=one.label, space=one.space) for one in objectives if one.of not in beside
+        )
     else:
         heads, derived, objectives, measures = default_heads(labels)
     _check_labels(task, heads, objectives, measures, labels=labels, fields=fields)
@@ -83,6 +87,7 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
     _check_biases(task, heads, targets=targets, hidden=hidden)
     read = tuple(name for name in fields if name not in {*task.features.without, *hidden, *targets})
     check_fields(task, heads, fields=read)
+    check_matches(task, fields=read, labels=labels)
     if not read:
         raise SettingsError(
             f"task {task.name}: no field of the data is left to read. Prepare the impressions with --field COLUMN, or "
@@ -163,6 +168,8 @@ def build_network(
         derived=derived,
         values=plan.values,
         logarithms=[one.of for one in plan.objectives if one.loss == "log_mse"],
+        matches=matches_of(task, sizes.names),
+        correlation=correlation_of(task, sizes.names),
     )
 
 

@@ -15,6 +15,7 @@ from peterrec.heads.bias_tower import BiasTower
 from peterrec.heads.compose import Derived, LogProbability, compose
 from peterrec.heads.impression_heads import ImpressionHeads
 from peterrec.heads.starting_logits import starting_logits
+from peterrec.heads.two_towers import TwoTowers, VectorTower
 from peterrec.impression_recipe import Objective
 from peterrec.model import TaskModel
 from peterrec.objectives.impression_losses import in_label_units
@@ -92,7 +93,8 @@ class ImpressionNetwork(nn.Module):
     `branches` says for each head, in order, which layer of the body it reads and which branch of that layer, None where
     it reads no body; `reads` which fields. `biases`
     are towers, each added to the heads of its place in `bias_heads`. `values` are the heads that predict a value,
-    `logarithms` those among them that learn log(1 + label).
+    `logarithms` those among them that learn log(1 + label). `matches` and `correlation`, on the same embeddings, are of
+    training alone: nothing that is predicted reads them.
     """
 
     def __init__(
@@ -112,6 +114,8 @@ class ImpressionNetwork(nn.Module):
         derived: Mapping[str, Derived],
         values: Sequence[str],
         logarithms: Sequence[str] = (),
+        matches: Mapping[str, TwoTowers] | None = None,
+        correlation: VectorTower | None = None,
     ):
         super().__init__()
         self.embeddings = embeddings
@@ -133,11 +137,16 @@ class ImpressionNetwork(nn.Module):
         self.register_buffer("value_mean", torch.zeros(len(self._values)))
         self.register_buffer("value_sd", torch.ones(len(self._values)))
         self._logarithms = frozenset(logarithms)
+        self.matches = nn.ModuleList((matches or {}).values())
+        self._match_names = tuple(matches or {})
+        self.correlation = correlation
 
     def start_at_rates(self, objectives: Sequence[Objective], rates: Sequence[float]) -> None:
         """Has the probabilities start at the shares of positives `rates`, one an objective, of the training rows."""
+        known = [(one, rate) for one, rate in zip(objectives, rates, strict=True) if one.of not in self._match_names]
+        of, shares = [one for one, _ in known], [rate for _, rate in known]
         heads = self.heads.recipes
-        self.heads.start_at(starting_logits(heads, derived=self._derived, objectives=objectives, rates=rates))
+        self.heads.start_at(starting_logits(heads, derived=self._derived, objectives=of, rates=shares))
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -170,7 +179,8 @@ class ImpressionNetwork(nn.Module):
         return x if self.norm is None else self.norm(x, domain_ids=batch.domain_ids)
 
     def raw(self, batch: ImpressionBatch) -> dict[str, Tensor]:
-        """The output of each head `(B,)`, with its bias towers: a logit, or a value in the units that it learns."""
+        """The output of each head `(B,)`, with its bias towers: a logit, or a value in the units that it learns; in
+        training also the logit of each of the matches."""
         fields = batch.fields[0]
         assert fields is not None
         vectors = self.embeddings(fields)
@@ -188,14 +198,17 @@ class ImpressionNetwork(nn.Module):
                 raw[name] = raw[name] + added
         for number, name in enumerate(self._values):
             raw[name] = raw[name] * self.value_sd[number] + self.value_mean[number]
+        if self.training:
+            raw |= {name: match(vectors) for name, match in zip(self._match_names, self.matches, strict=True)}
         return raw
 
     def forward(self, batch: ImpressionBatch) -> dict[str, Output]:
-        """Log probabilities and values of every output `(B,)`."""
+        """Log probabilities and values of every output `(B,)`; in training also of the matches."""
         raw = self.raw(batch)
         logits = {name: value for name, value in raw.items() if name not in self._values}
         found: dict[str, Output] = dict(compose(logits, self._derived))
-        return {name: found[name] if name in found else raw[name] for name in self.outputs}
+        names = (*self.outputs, *(self._match_names if self.training else ()))
+        return {name: found[name] if name in found else raw[name] for name in names}
 
     def predicted(self, batch: ImpressionBatch) -> dict[str, Tensor]:
         """Probabilities, and values in the units of their labels, of every output `(B,)` in float64."""
