@@ -169,7 +169,7 @@ class ImpressionProgram:
             batches = [np.sort(order[at : at + size]) for at in range(0, len(order), size)]
         return [self._step(rows, draw=(self._settings.seed, 43, epoch, at)) for at, rows in enumerate(batches)]
 
-    def _step(self, rows: Ints, *, draw: tuple[int, ...]) -> ImpressionStep:
+    def _step(self, rows: Ints, *, draw: tuple[int, ...] = ()) -> ImpressionStep:
         weights = [found.weight[rows] for found in self._wanted]
         return ImpressionStep(
             rows,
