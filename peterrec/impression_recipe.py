@@ -142,7 +142,9 @@ class Correlation(Settings):
 
     fields: tuple[Name, ...] = Field(min_length=1, description="fields of the item, which its tower reads")
     label: Name = Field(default="click", description="rows where it is 1 are the user's sequence, in order of time")
-    hidden: Channels = Field(default=(64, 32), min_length=1, description="channels of the tower; the last layer is tanh")
+    hidden: Channels = Field(
+        default=(64, 32), min_length=1, description="channels of the tower; the last layer is tanh"
+    )
     window: int = Field(default=2, ge=1, description="rows before and behind that count as near")
     negatives: int = Field(default=4, ge=1, description="drawn rows for each pair")
     weight: float = Field(default=0.1, gt=0, description="of this loss in the sum")
@@ -220,8 +222,9 @@ class ImpressionTask(HistoryRecipe):
     max_length: MaxLengthKey = 50
     adapter: str = Field(default="none", min_length=1, description="adapter when none is asked for: a name or a .toml")
     metric: Watched = Field(
-        default="auc", description="validation figure that early stopping watches: the mean over the measures, "
-        "each by what its labels tell (a rare one weighs less)"
+        default="auc",
+        description="validation figure that early stopping watches: the mean over the measures, "
+        "each by what its labels tell (a rare one weighs less)",
     )
 
     @model_validator(mode="after")

@@ -36,9 +36,7 @@ def of_shop(impressions: Impressions) -> Contestants:
         head.model_copy(update={"parents": tuple(known[:place][-1:])})
         for place, head in enumerate(head for head in task.heads if head.name in known)
     ]
-    objectives = [
-        one.model_copy(update={"weight": one.weight / total}) for one in task.objectives if one.of in known
-    ]
+    objectives = [one.model_copy(update={"weight": one.weight / total}) for one in task.objectives if one.of in known]
     cascade = task.model_copy(update={"heads": tuple(heads), "objectives": tuple(objectives)})
     apart = [head.model_copy(update={"parents": ()}) for head in heads]
     alone = [one.model_copy(update={"weight": 1.0}) for one in objectives if one.of == "buy"]

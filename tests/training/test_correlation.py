@@ -20,10 +20,10 @@ ROWS, USERS, ITEMS = 300, 12, 20
 
 
 def drawn(*, planted=False, users=True) -> Impressions:
-    """Rows in no order; with `planted`, what a user clicks next is of the same parity."""
+    """Rows in no order; with `planted`, clicks hang on the item."""
     rng = np.random.default_rng(0)
     user, item = rng.integers(0, USERS, ROWS), rng.integers(0, ITEMS, ROWS)
-    click = rng.random(ROWS) < 0.5 if not planted else (item + user) % 2 == 0
+    click = rng.random(ROWS) < 0.5 if not planted else item % 2 == 0
     return Impressions.of_arrays(
         labels={"click": click},
         categorical={"user": [f"u{n:02d}" for n in user], "item": [f"i{n}" for n in item]},
