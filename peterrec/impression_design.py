@@ -12,13 +12,13 @@ from peterrec.errors import SettingsError, did_you_mean
 from peterrec.features.embeddings import FieldEmbeddings
 from peterrec.features.head_inputs import HeadInputs
 from peterrec.head_layout import body_of, branches_of, check_fields
-from peterrec.match_layout import check_matches, correlation_of, matches_of
 from peterrec.heads.bias_tower import BiasTower
 from peterrec.heads.compose import Derived, parse_derived
 from peterrec.heads.default_heads import default_heads
 from peterrec.heads.impression_heads import ImpressionHeads
 from peterrec.impression_model import DomainInput, ImpressionNetwork, VectorInput
 from peterrec.impression_recipe import Head, ImpressionTask, Measure, Objective
+from peterrec.match_layout import check_matches, correlation_of, matches_of
 from peterrec.tuners.star import PartitionedNorm, add_star
 
 

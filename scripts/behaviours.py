@@ -1,7 +1,7 @@
 """Do linked tasks find items better than the same ones alone?  `python scripts/behaviours.py OUT --shop NAME=DATA ...`
 
-    --shop NAME=DATA      behaviours of a shop: NMTR, its cascade cut (each behaviour's network on the shared embeddings),
-                          the purchases alone, and popularity; asked for what each user buys next
+    --shop NAME=DATA      behaviours of a shop: NMTR, its cascade cut (each behaviour's network, shared embeddings), the
+                          purchases alone, and popularity; asked for what each user buys next
     --domains NAME=DATA   two domains of the same users: CoNet, SCoNet, the same without cross connections, and
                           popularity; asked for the last item in the target domain
 
@@ -81,8 +81,8 @@ def measured(
             assert gain is not None
             gains.setdefault(other, {})[metric] = vars(gain)
     return {
-        "protocol": f"{len(question.rows):,} held-out events, each among the {len(impressions.value_array(item)):,} items "
-        f"of the catalogue that its user has not had; {seeds} seeds",
+        "protocol": f"{len(question.rows):,} held-out events, each among the {len(impressions.value_array(item)):,} "
+        f"items of the catalogue, less those that its user has had; {seeds} seed(s)",
         "results": {name: metric_intervals(own) for name, own in rows.items()},
         "gains": gains,
         "first": first,

@@ -1,4 +1,4 @@
-"""Where held-out items stand among all items of a catalogue, by models of impressions whose fields are all categorical."""
+"""Where held-out items stand among all of a catalogue, by models of impressions whose fields are all categorical."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """Impressions of what users did, with drawn items beside: `python scripts/implicit_data.py SET FILE --output FOLDER`
 
-    behaviours FILE --shop NAME   dataset, user, item, behavior (collect, cart, buy), split (train, valid, test): for the
-                                  task nmtr. A row is a user and an item; its labels are 1 for what the user did in
-                                  training, missing for the other behaviours, and 0 in drawn rows. The file has no times,
-                                  so its own split stands in their place, and nothing says what came first.
+    behaviours FILE --shop NAME   dataset, user, item, behavior (collect, cart, buy), split (train, valid, test): for
+                                  the task nmtr. A row is a user and an item; its labels are 1 for what the user did in
+                                  training, missing for the other behaviours, and 0 in drawn rows. The file has no
+                                  times: its own split stands in their place, and nothing says what came first.
     domains FILE --target NAME    user, item, domain (two of them), pos or timestamp: for the tasks conet and sconet. A
                                   row is an event of one domain and, of the other one, the user's last training item
                                   before it. Of each user and domain the last event tests, the one before validates.
@@ -228,14 +228,14 @@ def main() -> None:
         parser.error("--target goes with domains, which need it")
     if given.negatives < 1:
         parser.error("--negatives is at least 1")
-    if given.set == "behaviours":
-        command = behaviours(
-            given.file, shop=given.shop, output=given.output, negatives=given.negatives, seed=given.seed
-        )
-    else:
-        command = domains(
-            given.file, target=given.target, output=given.output, negatives=given.negatives, seed=given.seed
-        )
+    drawing = {"output": given.output, "negatives": given.negatives, "seed": given.seed}
+    try:
+        if given.set == "behaviours":
+            command = behaviours(given.file, shop=given.shop, **drawing)
+        else:
+            command = domains(given.file, target=given.target, **drawing)
+    except ValueError as problem:
+        parser.error(f"{given.file}: {problem}")
     print(shlex.join(command))
 
 

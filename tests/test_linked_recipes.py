@@ -1,4 +1,4 @@
-"""NMTR, CoNet, SCoNet, DUPN and DeepMCP as whole networks, against their equations in numpy, and what must hold of them."""
+"""NMTR, CoNet, SCoNet, DUPN and DeepMCP as whole networks: their equations in numpy, and what must hold of them."""
 
 import numpy as np
 import pytest
@@ -223,5 +223,5 @@ def test_names_that_are_no_fields_are_refused():
     with pytest.raises(SettingsError, match=r"matches.left names 'usr'"):
         Whole("deepmcp", matches=(match,))
     correlation = impression_task("deepmcp").correlation.model_copy(update={"label": "klick"})
-    with pytest.raises(SettingsError, match="correlation.label names 'klick'"):
+    with pytest.raises(SettingsError, match=r"correlation\.label names 'klick'"):
         Whole("deepmcp", correlation=correlation)

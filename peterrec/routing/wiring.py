@@ -52,7 +52,7 @@ class Wiring:
 def wire(layers: Sequence[BodyLayer], *, reads: Sequence[int], apart: bool = False) -> list[Wiring]:
     """The wiring of each of `layers`, the lowest first, for outputs whose heads read the layers `reads` (M,).
 
-    With `apart` the body has an input an output, not one for all. Raises SettingsError where layers do not fit together.
+    With `apart` the body has an input an output, not one for all. Raises SettingsError where layers do not fit.
     """
     if len(layers) - 1 not in reads:
         raise SettingsError(

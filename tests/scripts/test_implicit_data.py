@@ -85,7 +85,7 @@ def test_domains(script, tmp_path, monkeypatch, capsys):
             zip(rng.choice(["toys", "games"], 4 + user), rng.integers(0, 9, 4 + user), strict=True)
         )
     ]
-    events += [(9, f"{d[0]}{n}", d, n) for d in ("toys", "games") for n in range(9)]
+    events += [(9, f"{d[0]}{n}", d, n) for d in ("toys", "games") for n in range(7)]
     rng.shuffle(events)
     names = ("user", "item", "domain", "pos")
     events = [(int(u), str(i), str(d), int(p)) for u, i, d, p in events]
