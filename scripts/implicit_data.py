@@ -27,7 +27,7 @@ TRAIN, VALIDATION, TEST = range(3)
 FEWEST = 3  # events of a user in a domain from which one validates and one tests
 
 Ints = NDArray[np.int64]
-Numbers = NDArray[np.float32]
+Numbers = NDArray[np.floating]
 
 
 def draw_items(users: Ints, had: Ints, *, items: int, rng: np.random.Generator) -> Ints:

@@ -235,8 +235,8 @@ class ImpressionProgram:
         tower = self.data.network.correlation
         assert tower is not None
         read = tower(self.data.field_vectors(rows, device))[upload(torch.from_numpy(place.reshape(-1)), device)]
-        near, far = read[: 2 * len(centre)], read[2 * len(centre) :]
-        losses = skip_gram(*near.chunk(2), far.reshape(len(centre), negatives.shape[1], -1))
+        own_vectors, near, far = read.split([len(centre), len(context), negatives.size])
+        losses = skip_gram(own_vectors, near, far.reshape(*negatives.shape, -1))
         return losses.sum() / piece.step.pairs
 
     def validate(self) -> dict[str, float]:
