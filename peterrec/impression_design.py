@@ -10,13 +10,15 @@ from peterrec.data.impressions.impressions import Impressions
 from peterrec.data.impressions.space import parse_space
 from peterrec.errors import SettingsError, did_you_mean
 from peterrec.features.embeddings import FieldEmbeddings
+from peterrec.features.head_inputs import HeadInputs
+from peterrec.head_layout import body_of, branches_of, check_fields
 from peterrec.heads.bias_tower import BiasTower
 from peterrec.heads.compose import Derived, parse_derived
 from peterrec.heads.default_heads import default_heads
 from peterrec.heads.impression_heads import ImpressionHeads
 from peterrec.impression_model import DomainInput, ImpressionNetwork, VectorInput
 from peterrec.impression_recipe import Head, ImpressionTask, Measure, Objective
-from peterrec.routing.body import Body
+from peterrec.match_layout import check_matches, correlation_of, matches_of
 from peterrec.tuners.star import PartitionedNorm, add_star
 
 
@@ -56,13 +58,16 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
     """
     if task.heads:
         heads, derived, objectives = task.heads, dict(task.derived), task.objectives
-        measures = task.measures or tuple(Measure(of=one.of, label=one.label, space=one.space) for one in objectives)
+        beside = {match.name for match in task.matches}  # learned, and not predicted
+        measures = task.measures or tuple(
+            Measure(of=one.of, label=one.label, space=one.space) for one in objectives if one.of not in beside
+        )
     else:
         heads, derived, objectives, measures = default_heads(labels)
     _check_labels(task, heads, objectives, measures, labels=labels, fields=fields)
     _check_spaces(task, (*objectives, *measures), labels=labels)
     _check_reached(task, heads, derived, objectives)
-    Body(task.body, channels=1, outputs=len(heads), reads=[head.layer for head in heads])  # refuses what does not fit
+    body_of(task, heads, channels=1)  # refuses what does not fit
     if task.domains is not None and not domains:
         raise SettingsError(
             f"task {task.name}: its weights are a domain's (domains), and the data have none. Prepare the impressions "
@@ -81,6 +86,8 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
                 )
     _check_biases(task, heads, targets=targets, hidden=hidden)
     read = tuple(name for name in fields if name not in {*task.features.without, *hidden, *targets})
+    check_fields(task, heads, fields=read)
+    check_matches(task, fields=read, labels=labels)
     if not read:
         raise SettingsError(
             f"task {task.name}: no field of the data is left to read. Prepare the impressions with --field COLUMN, or "
@@ -129,15 +136,18 @@ def build_network(
     # training, and in evaluation whatever the running mean has not yet followed, times 1 / √ε
     domain = DomainInput(plan.domains, dim=dim) if plan.domains and not norm_by_domain else None
     vectors = None if channels is None else VectorInput(channels, width=task.features.vectors)
-    width = len(sizes) * dim + (dim if domain is not None else 0) + (0 if vectors is None else vectors.channels)
+    reads = HeadInputs.of(plan.heads, sizes.names)
+    width = reads.width(sizes.names) * dim
+    width += (dim if domain is not None else 0) + (0 if vectors is None else vectors.channels)
     norm = PartitionedNorm(width, num_domains=plan.domains) if norm_by_domain else None
-    layers = [head.layer % len(task.body) for head in plan.heads]
-    body = Body(task.body, channels=width, outputs=len(plan.heads), reads=layers)
-    heads = ImpressionHeads(plan.heads, tower=task.tower, widths=[body.widths[layer] for layer in layers])
+    body = body_of(task, plan.heads, channels=width)
+    branches = branches_of(body, plan.heads)
+    widths = [None if one is None or body is None else body.widths[one[0]] for one in branches]
+    heads = ImpressionHeads(plan.heads, tower=task.tower, widths=widths, dim=dim)
     names = [head.name for head in plan.heads]
     derived = _formulas(plan.heads, plan.derived)
     if task.domains is not None:
-        for part in (body, heads):
+        for part in (heads,) if body is None else (body, heads):
             add_star(part, num_domains=plan.domains, form=task.domains.star, rank=task.domains.rank)
     biases = []
     for bias, own in zip(task.biases, bias_sizes, strict=True):
@@ -150,13 +160,16 @@ def build_network(
         norm=norm,
         body=body,
         heads=heads,
-        branches=[(layer, body.branch(layer, number)) for number, layer in enumerate(layers)],
+        reads=reads,
+        branches=branches,
         names=names,
         biases=biases,
         bias_heads=[names if bias.heads is None else bias.heads for bias in task.biases],
         derived=derived,
         values=plan.values,
         logarithms=[one.of for one in plan.objectives if one.loss == "log_mse"],
+        matches=matches_of(task, sizes.names),
+        correlation=correlation_of(task, sizes.names),
     )
 
 

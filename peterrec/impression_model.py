@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from peterrec.data.impressions.field_batch import FieldBatch
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.readout import Readout
+from peterrec.features.head_inputs import HeadInputs
 from peterrec.heads.bias_tower import BiasTower
 from peterrec.heads.compose import Derived, LogProbability, compose
 from peterrec.heads.impression_heads import ImpressionHeads
 from peterrec.heads.starting_logits import starting_logits
+from peterrec.heads.two_towers import TwoTowers, VectorTower
 from peterrec.impression_recipe import Objective
 from peterrec.model import TaskModel
 from peterrec.objectives.impression_losses import in_label_units
@@ -88,9 +90,11 @@ class DomainInput(nn.Module):
 class ImpressionNetwork(nn.Module):
     """All of the model but the encoder: `embeddings` of fields, other inputs, `norm`, `body`, `heads`, `biases`.
 
-    `branches` says for each head, in order, which layer of the body it reads and which branch of that layer. `biases`
+    `branches` says for each head, in order, which layer of the body it reads and which branch of that layer, None where
+    it reads no body; `reads` which fields. `biases`
     are towers, each added to the heads of its place in `bias_heads`. `values` are the heads that predict a value,
-    `logarithms` those among them that learn log(1 + label).
+    `logarithms` those among them that learn log(1 + label). `matches` and `correlation`, on the same embeddings, are of
+    training alone: nothing that is predicted reads them.
     """
 
     def __init__(
@@ -100,15 +104,18 @@ class ImpressionNetwork(nn.Module):
         domain: DomainInput | None,
         vectors: VectorInput | None,
         norm: nn.Module | None,
-        body: Body,
+        body: Body | None,
         heads: ImpressionHeads,
-        branches: Sequence[tuple[int, int]],
+        reads: HeadInputs,
+        branches: Sequence[tuple[int, int] | None],
         names: Sequence[str],
         biases: Sequence[BiasTower],
         bias_heads: Sequence[Sequence[str]],
         derived: Mapping[str, Derived],
         values: Sequence[str],
         logarithms: Sequence[str] = (),
+        matches: Mapping[str, TwoTowers] | None = None,
+        correlation: VectorTower | None = None,
     ):
         super().__init__()
         self.embeddings = embeddings
@@ -118,6 +125,7 @@ class ImpressionNetwork(nn.Module):
         self.body = body
         self.heads = heads
         self.biases = nn.ModuleList(biases)
+        self._reads = reads
         self._branches = tuple(branches)
         self._names = tuple(names)
         self._bias_heads = tuple(tuple(one) for one in bias_heads)
@@ -129,11 +137,16 @@ class ImpressionNetwork(nn.Module):
         self.register_buffer("value_mean", torch.zeros(len(self._values)))
         self.register_buffer("value_sd", torch.ones(len(self._values)))
         self._logarithms = frozenset(logarithms)
+        self.matches = nn.ModuleList((matches or {}).values())
+        self._match_names = tuple(matches or {})
+        self.correlation = correlation
 
     def start_at_rates(self, objectives: Sequence[Objective], rates: Sequence[float]) -> None:
         """Has the probabilities start at the shares of positives `rates`, one an objective, of the training rows."""
+        known = [(one, rate) for one, rate in zip(objectives, rates, strict=True) if one.of not in self._match_names]
+        of, shares = [one for one, _ in known], [rate for _, rate in known]
         heads = self.heads.recipes
-        self.heads.start_at(starting_logits(heads, derived=self._derived, objectives=objectives, rates=rates))
+        self.heads.start_at(starting_logits(heads, derived=self._derived, objectives=of, rates=shares))
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -151,11 +164,10 @@ class ImpressionNetwork(nn.Module):
         self.value_mean[number] = mean
         self.value_sd[number] = sd
 
-    def inputs(self, batch: ImpressionBatch) -> Tensor:
-        """What the body reads `(B, D)`."""
-        fields = batch.fields[0]
-        assert fields is not None
-        parts = [self.embeddings(fields).flatten(1)]
+    def inputs(self, batch: ImpressionBatch, vectors: Tensor) -> Tensor:
+        """What the body reads `(B, D)`, or `(B, M, D)` where heads have fields of their own; `vectors` `(B, F, dim)`
+        are those of the fields."""
+        parts: list[Tensor] = []
         if self.domain is not None:
             parts.append(self.domain(batch.domain_ids))
         if self.vectors is not None:
@@ -163,14 +175,20 @@ class ImpressionNetwork(nn.Module):
             assert batch.known is not None
             assert batch.items is not None
             parts.append(self.vectors(batch.users, batch.known, batch.items))
-        x = torch.cat(parts, dim=1)
+        x = self._reads.inputs(vectors, parts)
         return x if self.norm is None else self.norm(x, domain_ids=batch.domain_ids)
 
     def raw(self, batch: ImpressionBatch) -> dict[str, Tensor]:
-        """The output of each head `(B,)`, with its bias towers: a logit, or a value in the units that it learns."""
-        layers = self.body(self.inputs(batch), domain_ids=batch.domain_ids)
-        read = [layers[layer][:, branch] for layer, branch in self._branches]
-        raw = self.heads(read, domain_ids=batch.domain_ids)
+        """The output of each head `(B,)`, with its bias towers: a logit, or a value in the units that it learns; in
+        training also the logit of each of the matches."""
+        fields = batch.fields[0]
+        assert fields is not None
+        vectors = self.embeddings(fields)
+        layers = []
+        if self.body is not None:
+            layers = self.body(self.inputs(batch, vectors), domain_ids=batch.domain_ids)
+        read = [None if one is None else layers[one[0]][:, one[1]] for one in self._branches]
+        raw = self.heads(read, domain_ids=batch.domain_ids, products=self._reads.factors(vectors))
         for number, (tower, wanted) in enumerate(zip(self.biases, self._bias_heads, strict=True)):
             fields = batch.fields[1 + number]
             if fields is None:
@@ -180,14 +198,17 @@ class ImpressionNetwork(nn.Module):
                 raw[name] = raw[name] + added
         for number, name in enumerate(self._values):
             raw[name] = raw[name] * self.value_sd[number] + self.value_mean[number]
+        if self.training:
+            raw |= {name: match(vectors) for name, match in zip(self._match_names, self.matches, strict=True)}
         return raw
 
     def forward(self, batch: ImpressionBatch) -> dict[str, Output]:
-        """Log probabilities and values of every output `(B,)`."""
+        """Log probabilities and values of every output `(B,)`; in training also of the matches."""
         raw = self.raw(batch)
         logits = {name: value for name, value in raw.items() if name not in self._values}
         found: dict[str, Output] = dict(compose(logits, self._derived))
-        return {name: found[name] if name in found else raw[name] for name in self.outputs}
+        names = (*self.outputs, *(self._match_names if self.training else ()))
+        return {name: found[name] if name in found else raw[name] for name in names}
 
     def predicted(self, batch: ImpressionBatch) -> dict[str, Tensor]:
         """Probabilities, and values in the units of their labels, of every output `(B,)` in float64."""
@@ -202,7 +223,7 @@ class ImpressionNetwork(nn.Module):
 
     def penalty(self) -> Tensor:
         """What the recipe adds to the loss, `()`."""
-        return self.body.penalty()
+        return self.value_mean.new_zeros(()) if self.body is None else self.body.penalty()
 
 
 class ImpressionModel(TaskModel):

@@ -87,7 +87,16 @@ class Head(Settings):
 
     name: Name
     output: Literal["probability", "value"] = Field(default="probability", description="a logit, or a number as it is")
-    layer: int = Field(default=-1, description="which layer of the body it reads: -1 the top, 0 the lowest")
+    layer: int | Literal["none"] = Field(
+        default=-1, description="which layer of the body it reads: -1 the top, 0 the lowest; none: its product alone"
+    )
+    fields: tuple[Name, ...] = Field(
+        default=(), description="the fields that its own expert in the lowest layer reads (CoNet); all, if not given"
+    )
+    product: tuple[Name, ...] = Field(
+        default=(),
+        description="fields whose vectors, multiplied channel by channel, its output reads beside its tower (GMF)",
+    )
     hidden: Channels | None = Field(default=None, description="channels of its tower, if others than those of [tower]")
     parents: tuple[Name, ...] = Field(default=(), description="heads before it in the list that it hangs on")
     link: Literal["features", "logits"] = Field(
@@ -117,6 +126,28 @@ class Bias(Settings):
         if self.train_only and not self.fields:
             raise ValueError("train_only = true: name the fields that are not known when one predicts")
         return self
+
+
+class Match(Settings):
+    """Two towers on fields, whose vectors' product is the logit of a label; in training alone (DeepMCP)."""
+
+    name: Name = Field(description="how objectives call it")
+    left: tuple[Name, ...] = Field(min_length=1, description="fields of the user's tower")
+    right: tuple[Name, ...] = Field(min_length=1, description="fields of the item's tower")
+    hidden: Channels = Field(default=(64, 32), min_length=1, description="channels of both; the last layer is tanh")
+
+
+class Correlation(Settings):
+    """Skip-gram over the items that a user took, one after the other; in training alone (DeepMCP)."""
+
+    fields: tuple[Name, ...] = Field(min_length=1, description="fields of the item, which its tower reads")
+    label: Name = Field(default="click", description="rows where it is 1 are the user's sequence, in order of time")
+    hidden: Channels = Field(
+        default=(64, 32), min_length=1, description="channels of the tower; the last layer is tanh"
+    )
+    window: int = Field(default=2, ge=1, description="rows before and behind that count as near")
+    negatives: int = Field(default=4, ge=1, description="drawn rows for each pair")
+    weight: float = Field(default=0.1, gt=0, description="of this loss in the sum")
 
 
 class Objective(Settings):
@@ -179,6 +210,10 @@ class ImpressionTask(HistoryRecipe):
     )
     objectives: tuple[Objective, ...] = Field(default=(), description="losses; they go with heads")
     measures: tuple[Measure, ...] = Field(default=(), description="what is measured; the objectives, if not given")
+    matches: tuple[Match, ...] = Field(default=(), description="two towers that learn a label beside, to train fields")
+    correlation: Correlation | None = Field(
+        default=None, description="what users took near each other, to train fields; without it there is no such loss"
+    )
     biases: tuple[Bias, ...] = Field(default=(), description="towers whose logits are added")
     domains: Domains | None = Field(default=None, description="weights a domain (STAR); without it all domains share")
     row_weights: bool = Field(default=True, description="use the weights of the data, if it has some")
@@ -194,16 +229,20 @@ class ImpressionTask(HistoryRecipe):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ImpressionTask":
-        if not self.body:
+        deep = not self.heads or any(head.layer != "none" for head in self.heads)
+        if deep and not self.body:
             raise ValueError("body: name at least one layer of experts, with [[body]]")
+        if self.body and not deep:
+            raise ValueError("body: no head reads it (layer = 'none' in all of [[heads]]); leave it out")
         if bool(self.heads) != bool(self.objectives):
             raise ValueError("heads and objectives go together: give both, or neither (one head a label of the data)")
         if not self.heads and (self.derived or self.measures):
             raise ValueError("derived and measures speak of heads: name these, with [[heads]]")
         self._check_heads()
         known = {*(head.name for head in self.heads), *self.derived}
+        learned = self._check_matches(known)
         for key, of in (
-            ("objectives", [one.of for one in self.objectives]),
+            ("objectives", [one.of for one in self.objectives if one.of not in learned]),
             ("measures", [m.of for m in self.measures]),
         ):
             if unknown := [name for name in of if name not in known]:
@@ -212,6 +251,17 @@ class ImpressionTask(HistoryRecipe):
             if unknown := [name for name in bias.heads or () if self.heads and name not in known]:
                 raise ValueError(f"biases: there is no head {unknown[0]!r}")
         return self
+
+    def _check_matches(self, known: set[str]) -> set[str]:
+        """The names of the matches; `known` are those of what is predicted."""
+        names = [match.name for match in self.matches]
+        for name in (*names, *(["correlation"] if self.correlation is not None else [])):
+            if name in known or names.count(name) > 1 or (self.correlation is not None and "correlation" in names):
+                raise ValueError(f"matches: the name {name!r} stands twice")
+        for name in names:
+            if name not in {one.of for one in self.objectives}:
+                raise ValueError(f"matches: no loss reaches {name!r}; name it in one of [[objectives]]")
+        return set(names)
 
     def _check_heads(self) -> None:
         before: list[str] = []
@@ -222,6 +272,14 @@ class ImpressionTask(HistoryRecipe):
                 raise ValueError(
                     f"heads: {head.name!r} hangs on {unknown[0]!r}, which must stand before it in the list"
                 )
-            if not -len(self.body) <= head.layer < len(self.body):
+            if len(head.product) == 1:
+                raise ValueError(f"heads: the product of {head.name!r} has one field; name two or more, or none")
+            if head.layer == "none":
+                if not head.product or head.fields or head.hidden or (head.parents and head.link == "features"):
+                    raise ValueError(
+                        f"heads: {head.name!r} reads no layer of the body: give it a product, and neither fields nor "
+                        "hidden layers; parents go with link = 'logits'"
+                    )
+            elif not -len(self.body) <= head.layer < len(self.body):
                 raise ValueError(f"heads: {head.name!r} reads layer {head.layer}; the body has {len(self.body)}")
             before.append(head.name)

@@ -146,6 +146,7 @@ def fit_impressions(
         metric=plan.task.metric,
         row_weights=plan.task.row_weights,
         settings=settings,
+        correlation=plan.task.correlation,
         note=progress.note,
     )
     result = train(program, settings, checkpoints=checkpoints, tracker=tracker, progress=progress)

@@ -13,7 +13,8 @@ from peterrec.impression_transfer import codings_of, fit_codings
 
 COLUMNS = Columns()
 ALL = np.arange(ROWS)
-RECIPES = [name for name in names("tasks") if isinstance(any_task(name), ImpressionTask)]
+LINKED = {"nmtr", "conet", "sconet", "dupn", "deepmcp"}  # other fields and labels: test_linked_recipes.py
+RECIPES = [name for name in names("tasks") if isinstance(any_task(name), ImpressionTask) and name not in LINKED]
 
 
 class Whole:

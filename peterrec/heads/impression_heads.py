@@ -11,7 +11,8 @@ from peterrec.impression_recipe import Head, Tower
 
 
 class ImpressionHeads(nn.Module):
-    """A tower and an output a head, in the order of `heads`; `widths` says how many channels each reads.
+    """A tower and an output a head, in the order of `heads`; `widths` says how many channels each reads, None for a
+    head that reads no body. `dim` is the width of the products of those heads that have one.
 
     `link = "features"` gives a head the features that its parents' outputs read, beside its own and through one more
     layer (DBMTL, Wang et al., arXiv 1902.09154); a parent's features hold those of its own parents. `link = "logits"`
@@ -21,7 +22,7 @@ class ImpressionHeads(nn.Module):
     Raises SettingsError where a probability hangs on a value's output, or the other way round.
     """
 
-    def __init__(self, heads: Sequence[Head], *, tower: Tower, widths: Sequence[int]):
+    def __init__(self, heads: Sequence[Head], *, tower: Tower, widths: Sequence[int | None], dim: int = 0):
         super().__init__()
         self.recipes = tuple(heads)
         self.names = tuple(head.name for head in heads)
@@ -42,6 +43,7 @@ class ImpressionHeads(nn.Module):
                     hidden=tower.hidden if head.hidden is None else head.hidden,
                     dropout=tower.dropout,
                     parent_channels=[built[parent].channels for parent in parents] if head.link == "features" else [],
+                    product=dim if head.product else 0,
                 )
             )
         self.heads = nn.ModuleList(built)
@@ -58,14 +60,24 @@ class ImpressionHeads(nn.Module):
                 head.output.bias.fill_(own)
             started.append(own + inherited)
 
-    def forward(self, branches: Sequence[Tensor], domain_ids: Tensor | None = None) -> dict[str, Tensor]:
-        """One input `(B, H)` a head, with a domain each row `(B,)` or none, to logits or values `(B,)` by name."""
+    def forward(
+        self,
+        branches: Sequence[Tensor | None],
+        domain_ids: Tensor | None = None,
+        *,
+        products: Sequence[Tensor | None] | None = None,
+    ) -> dict[str, Tensor]:
+        """One input `(B, H)` a head, and one product `(B, dim)` or none, with a domain each row `(B,)` or none, to
+        logits or values `(B,)` by name."""
+        products = [None] * len(self.names) if products is None else products
         features: list[Tensor] = []
         raw: list[Tensor] = []
-        for head, branch, parents, link in zip(self.heads, branches, self.parents, self.links, strict=True):
+        for head, branch, product, parents, link in zip(
+            self.heads, branches, products, self.parents, self.links, strict=True
+        ):
             assert isinstance(head, TowerHead)
             others = [features[parent] for parent in parents] if link == "features" else []
-            features.append(head.features(branch, parents=others, domain_ids=domain_ids))
+            features.append(head.features(branch, parents=others, product=product, domain_ids=domain_ids))
             own = head.raw(features[-1], domain_ids)
             for parent in parents if link == "logits" else ():
                 own = own + raw[parent]

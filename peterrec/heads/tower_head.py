@@ -12,33 +12,50 @@ class TowerHead(nn.Module):
     """Hidden layers, and a linear map to one number: `(B, D)` → `(B,)`.
 
     With `parent_channels`, the widths of other heads' features, one more layer as wide as the tower reads them beside
-    its own (DBMTL, Wang et al., arXiv 1902.09154). `channels` is the width of the features that the output reads.
+    its own (DBMTL, Wang et al., arXiv 1902.09154). With `product`, the width of a product of vectors, the output reads
+    that too, as it is (GMF beside an MLP: NeuMF, He et al., WWW 2017, eq. 12); where `channels` is None it alone (GMF).
+    `channels` is the width of the features that the output reads.
     """
 
     def __init__(
         self,
-        channels: int,
+        channels: int | None,
         *,
         hidden: Sequence[int],
         dropout: float = 0.0,
         parent_channels: Sequence[int] = (),
         bias: bool = True,
+        product: int = 0,
     ):
         super().__init__()
-        self.tower = MLP(channels, hidden, dropout=dropout)
-        self.channels = self.tower.channels
+        assert channels is not None or (product and not parent_channels)
+        self.tower = None if channels is None else MLP(channels, hidden, dropout=dropout)
+        own = 0 if self.tower is None else self.tower.channels
         self.link = None
         if parent_channels:
-            self.link = MLP(self.channels + sum(parent_channels), [self.channels], dropout=dropout)
+            self.link = MLP(own + sum(parent_channels), [own], dropout=dropout)
+        self.channels = own + product
         self.output = RowLinear(self.channels, 1, bias=bias)
 
-    def features(self, x: Tensor, *, parents: Sequence[Tensor] = (), domain_ids: Tensor | None = None) -> Tensor:
-        """What the output reads, `(B, channels)`, of `x` `(B, D)` and the parents' features `(B, D_parent)`."""
+    def features(
+        self,
+        x: Tensor | None,
+        *,
+        parents: Sequence[Tensor] = (),
+        product: Tensor | None = None,
+        domain_ids: Tensor | None = None,
+    ) -> Tensor:
+        """What the output reads, `(B, channels)`: of `x` `(B, D)`, the parents' features `(B, D_parent)`, and the
+        `product` `(B, P)` as it is."""
+        if self.tower is None:
+            assert product is not None
+            return product
         own = self.tower(x, domain_ids=domain_ids)
-        if self.link is None:
+        if self.link is not None:
+            own = self.link(torch.cat([own, *parents], dim=-1), domain_ids=domain_ids)
+        else:
             assert not parents
-            return own
-        return self.link(torch.cat([own, *parents], dim=-1), domain_ids=domain_ids)
+        return own if product is None else torch.cat([own, product], dim=-1)
 
     def raw(self, features: Tensor, domain_ids: Tensor | None = None) -> Tensor:
         """Features `(B, channels)` to logits or values `(B,)`, in float32 at least.

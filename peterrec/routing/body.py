@@ -11,7 +11,8 @@ from peterrec.routing.wiring import wire
 
 
 class Body(nn.Module):
-    """A stack of routed layers, the lowest first, on inputs of `channels`, for the heads of M `outputs`.
+    """A stack of routed layers, the lowest first, on inputs of `channels`, for the heads of M `outputs`; with `apart`
+    each output has an input of its own, which its experts in the lowest layer read.
 
     `reads` (M,) says which layer each head reads, negative from the top (all the top, if not given); an output has no
     part in the layers above its own. What a layer gives to the one above:
@@ -26,23 +27,32 @@ class Body(nn.Module):
     do not fit together.
     """
 
-    def __init__(self, layers: Sequence[BodyLayer], *, channels: int, outputs: int, reads: Sequence[int] | None = None):
+    def __init__(
+        self,
+        layers: Sequence[BodyLayer],
+        *,
+        channels: int,
+        outputs: int,
+        reads: Sequence[int] | None = None,
+        apart: bool = False,
+    ):
         super().__init__()
         reads = [-1] * outputs if reads is None else list(reads)
         assert len(reads) == outputs
         assert all(-len(layers) <= layer < len(layers) for layer in reads)
-        self.wirings = wire(layers, reads=[layer % len(layers) for layer in reads])
+        self.wirings = wire(layers, reads=[layer % len(layers) for layer in reads], apart=apart)
         self.layers = nn.ModuleList()
         self.widths = [layer.hidden[-1] for layer in layers]
         for layer, wiring, below in zip(layers, self.wirings, [channels, *self.widths], strict=False):
             self.layers.append(RoutedLayer(layer, wiring, below=below))
 
     def forward(self, x: Tensor, domain_ids: Tensor | None = None) -> list[Tensor]:
-        """Maps `(B, D)` to the branches `(B, O, H)` of each layer, the top last; `branch` says which is a head's.
+        """Maps `(B, D)`, or `(B, M, D)` with an input an output, to the branches `(B, O, H)` of each layer, the top
+        last; `branch` says which is a head's.
 
         The top has one an output that reads it. `domain_ids` `(B,)`, -1 where unknown, go to every linear map.
         """
-        branches = x.unsqueeze(1)
+        branches = x.unsqueeze(1) if x.dim() == 2 else x
         given: list[Tensor] = []
         for layer in self.layers:
             branches = layer(branches, domain_ids=domain_ids)

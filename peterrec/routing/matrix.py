@@ -15,9 +15,9 @@ from peterrec.routing.wiring import Wiring
 class MatrixRouter(Router):
     """In each layer of its expert, output m gets a_m ← φ(W_m a_m + b_m + H Σ_{n≠m} a_n).
 
-    CoNet (Hu et al., CIKM 2018) for any number of outputs; H is shared by all directions, φ is ReLU. In
-    the lowest layer of a body all a_n are its input. H starts as in `torch.nn.Linear`. The penalty is the L1 norm of
-    all H (SCoNet).
+    CoNet (Hu et al., CIKM 2018) for any number of outputs; H is shared by all directions, φ is ReLU. In the lowest
+    layer of a body a_n are its inputs: all the same one, unless heads name fields of their own (`heads[].fields`). H
+    starts as in `torch.nn.Linear`. The penalty is the L1 norm of all H (SCoNet).
     """
 
     def __init__(self, layer: BodyLayer, wiring: Wiring, *, below: int, channels: int):

@@ -49,10 +49,10 @@ class Wiring:
         return self.handed + self.branches.index(owner) if owner in self.branches else None
 
 
-def wire(layers: Sequence[BodyLayer], *, reads: Sequence[int]) -> list[Wiring]:
+def wire(layers: Sequence[BodyLayer], *, reads: Sequence[int], apart: bool = False) -> list[Wiring]:
     """The wiring of each of `layers`, the lowest first, for outputs whose heads read the layers `reads` (M,).
 
-    Raises SettingsError where layers do not fit together.
+    With `apart` the body has an input an output, not one for all. Raises SettingsError where layers do not fit.
     """
     if len(layers) - 1 not in reads:
         raise SettingsError(
@@ -65,7 +65,8 @@ def wire(layers: Sequence[BodyLayer], *, reads: Sequence[int]) -> list[Wiring]:
         wirings.insert(0, _parts(layers[number], number=number, reads=reads, above=above))
         above = wirings[0].readers
     return [
-        _joined(wiring, wirings[number - 1] if number else None, number=number) for number, wiring in enumerate(wirings)
+        _joined(wiring, wirings[number - 1] if number else None, number=number, apart=apart)
+        for number, wiring in enumerate(wirings)
     ]
 
 
@@ -89,7 +90,16 @@ def _parts(layer: BodyLayer, *, number: int, reads: Sequence[int], above: tuple[
     return replace(parts, branches=(*(m for m in outputs if m in wanted), *shared), gated=True)
 
 
-def _joined(wiring: Wiring, below: Wiring | None, *, number: int) -> Wiring:
+def _joined(wiring: Wiring, below: Wiring | None, *, number: int, apart: bool) -> Wiring:
+    if below is None and apart:
+        if wiring.handed or any(owner is None for owner in wiring.readers):
+            raise SettingsError(
+                "heads: fields are what a head's own expert in the lowest layer of the body reads, and that layer has "
+                "shared ones: set experts = 0, own_experts = 1 and router = 'matrix', 'linear' or 'one_hot' there."
+            )
+        owned = [owner for owner in wiring.readers if owner is not None]
+        experts = len(wiring.experts)
+        return replace(wiring, expert_inputs=tuple(owned[:experts]), gate_inputs=tuple(owned[experts:]))
     if below is None:  # all read the body's input
         return replace(wiring, expert_inputs=(0,) * len(wiring.experts), gate_inputs=(0,) * len(wiring.branches))
     inputs: list[int] = []

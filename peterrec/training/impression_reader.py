@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from peterrec.data.impressions.coding import FieldCoding
 from peterrec.data.impressions.impressions import Impressions
@@ -48,6 +49,12 @@ class ImpressionReader:
         users, known = self.vectors.of(rows, device, positions=positions)
         items = upload(torch.from_numpy(np.asarray(impressions.item_row[rows], dtype=np.int64)), device)
         return ImpressionBatch(fields, domains, users=users, known=known, items=self.model.item_vectors(items))
+
+    def field_vectors(self, rows: Ints, device: torch.device) -> Tensor:
+        """The vectors `(B, F, dim)` of the network's fields in the rows `(B,)`."""
+        coding = self._codings[0]
+        assert coding is not None
+        return self.network.embeddings(coding.batch(self.impressions, rows).to(device))
 
     @torch.no_grad()
     def predict(

@@ -14,9 +14,11 @@ from peterrec.data.impressions.impressions import Impressions
 from peterrec.data.impressions.space import parse_space
 from peterrec.data.upload import upload
 from peterrec.errors import DataError
-from peterrec.impression_recipe import Measure, Objective
+from peterrec.impression_recipe import Correlation, Measure, Objective
 from peterrec.metrics.click_rates import auc, explained_variance, information, log_loss, rmse
 from peterrec.objectives.impression_losses import check_labels, masked_sum, row_losses
+from peterrec.objectives.skip_gram import skip_gram
+from peterrec.training.correlation import Neighbours
 from peterrec.training.impression_reader import ImpressionReader
 from peterrec.training.micro_batch import micro_batch
 from peterrec.training.settings import TrainingSettings
@@ -48,11 +50,16 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class ImpressionStep:
-    """One batch: rows `(B,)`; how many of them count for each objective `(T,)`, and what these weigh `(T,)`."""
+    """One batch: rows `(B,)`; how many of them count for each objective `(T,)`, and what these weigh `(T,)`.
+
+    With a correlation loss also the number of its `pairs`, and the seed by which its negatives are drawn.
+    """
 
     rows: Ints
     counts: tuple[int, ...]
     weights: tuple[float, ...]
+    pairs: int = 0
+    draw: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class ImpressionProgram:
         metric: str,
         row_weights: bool,
         settings: ImpressionSettings,
+        correlation: Correlation | None = None,
         note: Callable[[str], object] | None = None,
     ):
         self.data = data
@@ -108,6 +116,11 @@ class ImpressionProgram:
         self._units = [self._unit(one, found) for one, found in zip(self._objectives, self._wanted, strict=True)]
         data.network.start_at_rates(self._objectives, [self._rate(found) for found in self._wanted])
         self._names = _names(self._objectives)
+        self._correlation = correlation
+        self._neighbours = None
+        if correlation is not None:
+            label = np.asarray(impressions.labels[correlation.label])
+            self._neighbours = Neighbours(impressions, correlation, label=label, train=self._train)
         self._sums: Tensor | None = None
         if data.vectors is not None and data.model is not None:
             of_rows = update_read_rows(data.model.base_encoder, settings)
@@ -132,11 +145,13 @@ class ImpressionProgram:
     @property
     def weights(self) -> Mapping[str, float]:
         """The weight of each objective."""
-        return {name: one.weight for name, one in zip(self._names, self._objectives, strict=True)}
+        found = {name: one.weight for name, one in zip(self._names, self._objectives, strict=True)}
+        return found if self._correlation is None else {**found, "correlation": self._correlation.weight}
 
     def counts(self, step: ImpressionStep) -> Mapping[str, int]:
         """The rows of a step that count for each objective."""
-        return dict(zip(self._names, step.counts, strict=True))
+        found = dict(zip(self._names, step.counts, strict=True))
+        return found if self._correlation is None else {**found, "correlation": step.pairs}
 
     def take_losses(self) -> Tensor | None:
         """The mean losses of the objectives in the pieces since the last call, times their rows `(T,)`."""
@@ -152,12 +167,16 @@ class ImpressionProgram:
         else:
             order = rng.permutation(self._train)
             batches = [np.sort(order[at : at + size]) for at in range(0, len(order), size)]
-        return [self._step(rows) for rows in batches]
+        return [self._step(rows, draw=(self._settings.seed, 43, epoch, at)) for at, rows in enumerate(batches)]
 
-    def _step(self, rows: Ints) -> ImpressionStep:
+    def _step(self, rows: Ints, *, draw: tuple[int, ...] = ()) -> ImpressionStep:
         weights = [found.weight[rows] for found in self._wanted]
         return ImpressionStep(
-            rows, tuple(int(np.count_nonzero(each)) for each in weights), tuple(float(each.sum()) for each in weights)
+            rows,
+            tuple(int(np.count_nonzero(each)) for each in weights),
+            tuple(float(each.sum()) for each in weights),
+            pairs=0 if self._neighbours is None else self._neighbours.count(rows),
+            draw=draw,
         )
 
     def num_targets(self, step: ImpressionStep) -> int:
@@ -196,9 +215,29 @@ class ImpressionProgram:
             mean = masked_sum(losses, weight > 0, weight)[0] / (step.weights[number] * self._units[number])
             total = total + one.weight * mean
             sums.append(mean.detach() * step.counts[number])
+        if self._correlation is not None:
+            mean = self._correlated(piece, device)
+            total = total + self._correlation.weight * mean
+            sums.append(mean.detach() * step.pairs)
         now = torch.stack(sums)
         self._sums = now if self._sums is None else self._sums + now
         return total, 1.0
+
+    def _correlated(self, piece: ImpressionPiece, device: torch.device) -> Tensor:
+        """What the pairs around a piece's rows add to the mean correlation loss of its step, `()`."""
+        assert self._neighbours is not None
+        pairs = self._neighbours.of(piece.step.rows, draw=piece.step.draw)  # drawn for the step as a whole
+        own = np.isin(pairs.centre, piece.rows)
+        if not own.any():
+            return torch.zeros((), device=device)
+        centre, context, negatives = (part[own] for part in pairs)
+        rows, place = np.unique(np.concatenate([centre, context, negatives.ravel()]), return_inverse=True)
+        tower = self.data.network.correlation
+        assert tower is not None
+        read = tower(self.data.field_vectors(rows, device))[upload(torch.from_numpy(place.reshape(-1)), device)]
+        own_vectors, near, far = read.split([len(centre), len(context), negatives.size])
+        losses = skip_gram(own_vectors, near, far.reshape(*negatives.shape, -1))
+        return losses.sum() / piece.step.pairs
 
     def validate(self) -> dict[str, float]:
         """The watched figure, and AUC and log loss of each measure, on the validation rows."""
