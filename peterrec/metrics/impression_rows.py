@@ -1,6 +1,6 @@
 """Predictions on test impressions, measured by output and by domain, under the weights of a bootstrap."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -185,7 +185,7 @@ class _Part:
         return place, np.stack(sums, axis=-1)
 
 
-def replicates_of(rows: Sequence[ImpressionRows]) -> int:
+def replicates_of(rows: Sequence[Sized]) -> int:
     """How many replicates the intervals take: fewer where there are very many rows."""
     return FEW_REPLICATES if max(map(len, rows)) >= MANY_ROWS else REPLICATES
 
