@@ -114,6 +114,16 @@ def read_weights(path: Path, *, form: Form | None = None) -> Fusion:
         raise SettingsError(f"--weights {path}: no file of weights ({problem}).") from None
 
 
+def noted_metrics(text: str) -> list[str]:
+    """The metrics by which the weights in a file were tuned, as `--metric` takes them; none of weights by hand."""
+    if "=" in text:
+        return []
+    read_weights(Path(text))  # refuses what is no such file
+    file = Path(text) / "weights.json" if Path(text).is_dir() else Path(text)
+    noted = json.loads(file.read_text(encoding="utf-8")).get("metrics")
+    return [f"{name}={weight}" for name, weight in noted.items()] if isinstance(noted, dict) else []
+
+
 def single(form: Form, name: str, names: Sequence[str]) -> Fusion:
     """The order of one prediction alone."""
     return Fusion(form, {each: float(each == name) for each in names})

@@ -44,7 +44,7 @@ def front_html(metrics: Metrics) -> str:
         axes.grid()
         axes.plot(*_columns(tried), ".", color=COLOURS["muted"], markersize=3, alpha=0.5)
         by_x = sorted(front)
-        axes.plot(*_columns(by_x), "o-", color=COLOURS["model"], markersize=4, linewidth=1.2)
+        axes.plot(*_columns(by_x), "o-" if len(goals) == 2 else "o", color=COLOURS["model"], markersize=4, linewidth=1.2)
         for name, place in singles:
             axes.plot(*place, "s", color=COLOURS["baseline"], markerfacecolor=COLOURS["card"], markersize=7)
             _name(axes, name, place, COLOURS["baseline"], up=-1)
@@ -61,7 +61,7 @@ def front_html(metrics: Metrics) -> str:
     )
     caption = (
         f"On the rows that tune: all {len(tried)} fusions tried (dots), those that no other beats by every metric "
-        f"(line), the chosen one (star), and the single predictions (□).{more}"
+        f"(blue), the chosen one (star), and the single predictions (□).{more}"
     )
     return figure_html(svg, caption, f"{y} against {x}")
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from peterrec.errors import SettingsError, did_you_mean
-from peterrec.fusion.formula import Form, Fusion, parse_weights
+from peterrec.fusion.formula import Form, Fusion, noted_metrics, parse_weights
 from peterrec.fusion.goal import default_goals, parse_goals
 from peterrec.fusion.predictions import TEST, TUNE, Predictions, of_table, read_table
 from peterrec.fusion.results import fusion_results
@@ -83,6 +83,8 @@ def run(
             f"{source}: there is no column of labels 0 and 1 to tune by. Give a table that has some, or the weights "
             "with --weights."
         )
+    if weights is not None and not goals:  # those that they were tuned by, as far as the labels are there
+        goals = [goal for goal in parse_goals(noted_metrics(weights)) if goal.label in rows.labels]
     goals = goals or (default_goals(rows.binary_labels(), users=rows.users) if measurable else [])
     if given is None or measurable:
         rows.check(goals, parts=(TUNE, TEST) if given is None else (TEST,))
