@@ -7,6 +7,7 @@ from dataclasses import dataclass
 PROBABILITY_MEASURES = ("auc", "log_loss", "ne", "pcoc", "gauc", "gauc_mean", "gauc_positives")
 VALUE_MEASURES = ("rmse",)
 OF_USERS = ("gauc", "gauc_mean", "gauc_positives")  # measured where the rows have users
+SCORE_MEASURES = ("auc", *OF_USERS)  # of the order alone
 
 MEAN = "mean"  # stands where an output does: the mean over all that are probabilities
 _DOMAIN = "/domain="

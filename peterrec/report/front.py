@@ -44,7 +44,8 @@ def front_html(metrics: Metrics) -> str:
         axes.grid()
         axes.plot(*_columns(tried), ".", color=COLOURS["muted"], markersize=3, alpha=0.5)
         by_x = sorted(front)
-        axes.plot(*_columns(by_x), "o-" if len(goals) == 2 else "o", color=COLOURS["model"], markersize=4, linewidth=1.2)
+        line = "o-" if len(goals) == 2 else "o"  # by more goals the front is no line
+        axes.plot(*_columns(by_x), line, color=COLOURS["model"], markersize=4, linewidth=1.2)
         for name, place in singles:
             axes.plot(*place, "s", color=COLOURS["baseline"], markerfacecolor=COLOURS["card"], markersize=7)
             _name(axes, name, place, COLOURS["baseline"], up=-1)
