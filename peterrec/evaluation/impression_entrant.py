@@ -74,7 +74,11 @@ def entrant(
             measured(arena.impressions, arena.splits[seed].test, plan, by_measure)
             for seed, by_measure in predicted.items()
         ],
-        {of: (one.label, one.space, one.of in (*plan.values, *plan.scores)) for of, one in measures.items() if of in first},
+        {
+            of: (one.label, one.space, one.of in (*plan.values, *plan.scores))
+            for of, one in measures.items()
+            if of in first
+        },
         dict(facts or {}),
     )
 
