@@ -48,6 +48,11 @@ class Design:
         """Heads that predict a value."""
         return tuple(head.name for head in self.heads if head.output == "value")
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Heads that predict a score, of which the order alone counts."""
+        return tuple(head.name for head in self.heads if head.output == "score")
+
 
 def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, bool], domains: int) -> Design:
     """What `task` comes to on data with these fields, labels (name to whether it is 0 or 1) and number of domains.
@@ -85,7 +90,8 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
                     f"task {task.name}: {key} names {name!r}, no field of the data. {did_you_mean(name, fields)}"
                 )
     _check_biases(task, heads, targets=targets, hidden=hidden)
-    read = tuple(name for name in fields if name not in {*task.features.without, *hidden, *targets})
+    lists = {one.group for one in objectives} - {"user"}  # a list's name says nothing of rows of other lists
+    read = tuple(name for name in fields if name not in {*task.features.without, *hidden, *targets, *lists})
     check_fields(task, heads, fields=read)
     check_matches(task, fields=read, labels=labels)
     if not read:
@@ -166,7 +172,7 @@ def build_network(
         biases=biases,
         bias_heads=[names if bias.heads is None else bias.heads for bias in task.biases],
         derived=derived,
-        values=plan.values,
+        values=(*plan.values, *plan.scores),
         logarithms=[one.of for one in plan.objectives if one.loss == "log_mse"],
         matches=matches_of(task, sizes.names),
         correlation=correlation_of(task, sizes.names),
@@ -208,8 +214,12 @@ def _check_labels(
                 f"task {task.name}: {one.of!r} is a probability, and the label {one.label!r} is not 0 or 1. Set its "
                 "head's output = 'value', or prepare the label with a condition, such as --label like=rating>=4."
             )
+    scores = {head.name for head in heads if head.output == "score"}
     for one in objectives:
-        if (one.of in values) != (one.loss != "bce"):
+        if (one.of in scores) != (one.group is not None):
+            kind = "a score: take bpr or listwise" if one.of in scores else "no score: set its head's output = 'score'"
+            raise SettingsError(f"task {task.name}: {one.of!r} has the loss {one.loss}, but it is {kind}.")
+        if one.of not in scores and (one.of in values) != (one.loss != "bce"):
             kind = "a value: take mse or log_mse" if one.of in values else "a probability: take bce"
             raise SettingsError(f"task {task.name}: {one.of!r} has the loss {one.loss}, but it is {kind}.")
     for value in values:

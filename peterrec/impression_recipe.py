@@ -1,6 +1,6 @@
 """What the TOML of a task on impressions may say: experts and routers, heads, objectives, and how they are measured."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -8,7 +8,8 @@ from peterrec.history_recipe import HistoryRecipe, MaxLengthKey, ReadoutKey, Tra
 from peterrec.settings import Settings
 
 Router = Literal["one_hot", "softmax", "linear", "hard_concrete", "matrix"]
-Loss = Literal["bce", "mse", "log_mse"]
+Loss = Literal["bce", "mse", "log_mse", "bpr", "listwise"]
+GroupLoss = Literal["bpr", "listwise"]
 Watched = Literal["auc", "log_loss"]
 Channels = tuple[Annotated[int, Field(ge=1)], ...]
 Name = Annotated[str, Field(min_length=1)]
@@ -83,10 +84,12 @@ class Tower(Settings):
 
 
 class Head(Settings):
-    """One output of the network: a probability, or a value."""
+    """One output of the network: a probability, a value, or a score that only orders rows."""
 
     name: Name
-    output: Literal["probability", "value"] = Field(default="probability", description="a logit, or a number as it is")
+    output: Literal["probability", "value", "score"] = Field(
+        default="probability", description="a logit, a number as it is, or a score: a number of which the order counts"
+    )
     layer: int | Literal["none"] = Field(
         default=-1, description="which layer of the body it reads: -1 the top, 0 the lowest; none: its product alone"
     )
@@ -156,10 +159,28 @@ class Objective(Settings):
     of: Name = Field(description="the head, or the derived probability, that learns")
     label: Name = Field(description="the label that it learns, or a numeric field, which is then no input")
     loss: Loss = Field(
-        default="bce", description="bce for probabilities; mse, or log_mse (of log(1 + label)) for values"
+        default="bce",
+        description="bce for probabilities; mse, or log_mse (of log(1 + label)) for values; for scores bpr (all pairs "
+        "of a positive and a negative row of a group) or listwise (softmax over a group)",
+    )
+    within: Name | None = Field(
+        default=None,
+        description="bpr, listwise: what makes a group of rows: user, time (of a user), or a categorical field, which "
+        "is then no input; user, if not given",
     )
     weight: float = Field(default=1.0, gt=0, description="of this loss in the sum")
     space: str | None = Field(default=None, description="rows that count, such as 'click == 1'; all, if not given")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Objective":
+        if self.within is not None and self.loss not in get_args(GroupLoss):
+            raise ValueError(f"within belongs to the losses bpr and listwise, not to {self.loss!r}")
+        return self
+
+    @property
+    def group(self) -> str | None:
+        """What makes a group of rows; None for losses of single rows."""
+        return (self.within or "user") if self.loss in get_args(GroupLoss) else None
 
 
 class Measure(Settings):
@@ -238,6 +259,9 @@ class ImpressionTask(HistoryRecipe):
             raise ValueError("heads and objectives go together: give both, or neither (one head a label of the data)")
         if not self.heads and (self.derived or self.measures):
             raise ValueError("derived and measures speak of heads: name these, with [[heads]]")
+        if len(groups := sorted({one.group for one in self.objectives if one.group is not None})) > 1:
+            named = " and ".join(groups)
+            raise ValueError(f"objectives: a batch holds whole groups of one kind, and within is {named}")
         self._check_heads()
         known = {*(head.name for head in self.heads), *self.derived}
         learned = self._check_matches(known)

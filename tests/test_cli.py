@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import re
 import shlex
 import shutil
@@ -19,8 +20,8 @@ from peterrec.stages.world import log_files
 
 COLUMNS = ["--user", "user", "--item", "item", "--time", "timestamp"]
 COMMANDS = [
-    *("check", "compare", "encode", "evaluate", "finetune", "list", "predict", "prepare", "pretrain", "recommend"),
-    "show",
+    *("check", "compare", "encode", "evaluate", "finetune", "fuse", "list", "predict", "prepare", "pretrain"),
+    *("recommend", "show"),
 ]
 
 
@@ -123,6 +124,14 @@ def test_every_example_of_the_help_works_as_it_stands(run, world_log, tmp_path):
         if command == "evaluate":  # on other data, of the same vocabulary
             people_too = ["--users", "people.csv", "--user", "customer", "--item", "product", "--time", "at"]
             assert run("prepare", "new.csv", *people_too, "-e", "runs/encoder", "-o", "other-data")[0] == 0
+        if command == "fuse":  # what was predicted of rows whose labels are known
+            draw = random.Random(1)
+            shown = [(draw.randrange(30), draw.random(), draw.random()) for _ in range(600)]
+            click = [int(draw.random() < ctr) for _, ctr, _ in shown]
+            table = {"user": [user for user, _, _ in shown], "click": click}
+            table["conversion"] = [c * (draw.random() < cvr) for c, (_, _, cvr) in zip(click, shown, strict=True)]
+            table |= {"p_ctr": [ctr for _, ctr, _ in shown], "p_cvr": [cvr for _, _, cvr in shown]}
+            pq.write_table(pa.table(table), "predictions.parquet")
         code, out, err = run(*arguments, *short.get(command, ()))
         assert code == 0, f"peterrec {shlex.join(arguments)}: {err}"
         assert not [line for line in err.splitlines() if "warn" in line.lower()], err
@@ -137,6 +146,8 @@ def test_every_example_of_the_help_works_as_it_stands(run, world_log, tmp_path):
     counted = len({row[0] for row in log[:3000]})
     assert pq.read_metadata("genders.parquet").num_rows == counted
     assert f"users: {counted}" in told["predict"]
+    assert "weighted mean" in told["fuse"]
+    assert pq.read_table("fused/fused.parquet")["p_ctr"].to_pylist() == table["p_ctr"]
     assert pq.read_schema("users.parquet").field("vector").type.list_size == 16
     assert f"users: {counted}" in told["recommend"]
     assert len(set(pq.read_table("next.parquet")["user"].to_pylist())) == counted

@@ -14,6 +14,7 @@ import typer
 from peterrec.cli.catalogue import list_, show
 from peterrec.cli.data import check, prepare
 from peterrec.cli.evaluation import evaluate
+from peterrec.cli.fusing import fuse
 from peterrec.cli.inference import encode, predict
 from peterrec.cli.launch import follow, leading, refuse_launch
 from peterrec.cli.pretraining import pretrain
@@ -32,7 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (check, prepare, pretrain, finetune, compare, evaluate, predict, recommend, encode, publish, fetch):
+COMMANDS = (check, prepare, pretrain, finetune, compare, evaluate, predict, fuse, recommend, encode, publish, fetch)
+for command in COMMANDS:
     app.command()(command)
 app.command(name="list")(list_)
 app.command()(show)

@@ -18,7 +18,7 @@ from peterrec.metrics.measure_name import MEAN, MeasureName
 
 Floats = NDArray[np.float64]
 Predicted = Mapping[str, Floats]
-Asked = tuple[str, str | None, bool]  # label, space, whether it is a value
+Asked = tuple[str, str | None, bool]  # label, space, whether it is no probability
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,11 @@ def entrant(
             measured(arena.impressions, arena.splits[seed].test, plan, by_measure)
             for seed, by_measure in predicted.items()
         ],
-        {of: (one.label, one.space, one.of in plan.values) for of, one in measures.items() if of in first},
+        {
+            of: (one.label, one.space, one.of in (*plan.values, *plan.scores))
+            for of, one in measures.items()
+            if of in first
+        },
         dict(facts or {}),
     )
 
@@ -89,7 +93,7 @@ def measured(impressions: Impressions, rows: NDArray[np.int64], plan: Design, pr
     outputs = {}
     for name, measure in measures_of(plan).items():
         if name in predicted:
-            kind = "value" if measure.of in plan.values else "probability"
+            kind = "value" if measure.of in plan.values else "score" if measure.of in plan.scores else "probability"
             counts = counted_rows(impressions, measure)[rows]
             outputs[name] = MeasuredOutput(label_of(impressions, measure)[rows], predicted[name], counts, kind)
     weight = impressions.weight if plan.task.row_weights else None

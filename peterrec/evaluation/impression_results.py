@@ -114,7 +114,7 @@ def _results(arena: ImpressionArena, models: Sequence[Entrant], plan: Design) ->
 def _told(first: Entrant) -> list[str]:
     """The figures whose gains are told: what each output is chosen and fitted by."""
     probabilities = [name for name, (_, _, value) in first.asked.items() if not value]
-    names = [MeasureName(name, "auc") for name in probabilities]
+    names = [MeasureName(name, "auc") for name in first.asked]  # a value has none
     names += [MeasureName(name, "log_loss" if name in probabilities else "rmse") for name in first.asked]
     return [str(name) for name in names]
 

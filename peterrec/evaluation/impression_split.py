@@ -27,6 +27,11 @@ def read_test_rows(model: Path, *, impressions: Impressions) -> NDArray[np.int64
 
     Raises RefusedError where the file is missing, damaged or of other impressions.
     """
+    return np.flatnonzero(read_parts(model, impressions=impressions) == "test")
+
+
+def read_parts(model: Path, *, impressions: Impressions) -> NDArray[np.str_]:
+    """The part of each of the N `impressions` that the run in `model` was made with; raises as `read_test_rows`."""
     path = model / FILE
     try:
         with pq.ParquetFile(path) as file:
@@ -41,8 +46,7 @@ def read_test_rows(model: Path, *, impressions: Impressions) -> NDArray[np.int64
     if not np.array_equal(row, impressions.position):
         raise RefusedError(f"{path}: damaged (its rows are not those of {impressions.folder}); make the run again.")
     odd = sorted(set(part.tolist()) - {*PARTS, UNUSED})
-    tested = np.flatnonzero(part == "test")
-    if odd or not len(tested):
+    if odd or not (part == "test").any():
         told = f"a part {odd[0]!r}" if odd else "no test rows"
         raise RefusedError(f"{path}: damaged ({told}); make the run again.")
-    return tested
+    return part

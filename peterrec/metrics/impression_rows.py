@@ -1,6 +1,6 @@
 """Predictions on test impressions, measured by output and by domain, under the weights of a bootstrap."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -12,7 +12,14 @@ from peterrec.errors import DataError, DivergedError, SettingsError
 from peterrec.metrics.calibration import calibration_bins
 from peterrec.metrics.click_rates import entropy, log_losses, squared_errors
 from peterrec.metrics.intervals import REPLICATES
-from peterrec.metrics.measure_name import MEAN, OF_USERS, PROBABILITY_MEASURES, VALUE_MEASURES, MeasureName
+from peterrec.metrics.measure_name import (
+    MEAN,
+    OF_USERS,
+    PROBABILITY_MEASURES,
+    SCORE_MEASURES,
+    VALUE_MEASURES,
+    MeasureName,
+)
 from peterrec.metrics.ranked_pairs import RankedPairs
 from peterrec.metrics.ratio import Floats, ratio
 from peterrec.metrics.user_auc import UserAucs, Weighting, user_aucs
@@ -31,7 +38,7 @@ class MeasuredOutput:
     label: ArrayLike
     prediction: ArrayLike
     rows: ArrayLike
-    kind: Literal["probability", "value"] = "probability"
+    kind: Literal["probability", "value", "score"] = "probability"
 
 
 class ImpressionRows:
@@ -140,7 +147,8 @@ class _Part:
         self.weights: Floats | None = None if weights is None else weights[rows]
         self.clusters: NDArray[np.int64] = clusters[rows]
         self.probability: bool = measured.kind == "probability"
-        measures = PROBABILITY_MEASURES if self.probability else VALUE_MEASURES
+        of_kind = {"probability": PROBABILITY_MEASURES, "value": VALUE_MEASURES, "score": SCORE_MEASURES}
+        measures = of_kind[measured.kind]
         self.measures: list[str] = [name for name in measures if of_users or name not in OF_USERS]
 
     def measure(self, counts: Floats, measures: set[str]) -> dict[str, Floats]:
@@ -185,7 +193,7 @@ class _Part:
         return place, np.stack(sums, axis=-1)
 
 
-def replicates_of(rows: Sequence[ImpressionRows]) -> int:
+def replicates_of(rows: Sequence[Sized]) -> int:
     """How many replicates the intervals take: fewer where there are very many rows."""
     return FEW_REPLICATES if max(map(len, rows)) >= MANY_ROWS else REPLICATES
 
@@ -204,12 +212,12 @@ def _counted(name: str, measured: MeasuredOutput) -> NDArray[np.int64]:
             f"The predictions of {name} for test row {broken[0]} are not numbers (NaN): the model has diverged. Train "
             "again with a lower learning rate."
         )
+    if measured.kind != "value" and len(wrong := counted[~np.isin(label[counted], (0, 1))]):
+        raise DataError(
+            f"The label of {name} in test row {wrong[0]} is {label[wrong[0]]:g}; a {measured.kind} is measured "
+            'against labels 0 and 1. Measure it against another label, or give the head output = "value".'
+        )
     if measured.kind == "probability":
-        if len(wrong := counted[~np.isin(label[counted], (0, 1))]):
-            raise DataError(
-                f"The label of {name} in test row {wrong[0]} is {label[wrong[0]]:g}; a probability is measured against "
-                'labels 0 and 1. Measure it against another label, or give the head output = "value".'
-            )
         beyond = np.abs(prediction[counted] - 0.5) > 0.5 + ROUNDING
         assert not beyond.any(), f"{name} predicts no probabilities"
     return counted

@@ -52,6 +52,8 @@ def check_labels(kind: Loss, labels: NDArray[np.floating], *, name: str) -> None
     """Raises DataError, naming label, value and row, if a label `(N,)` is none that this loss can learn; NaN may be."""
     if kind == "mse":
         bad, needs = np.isinf(labels), "a finite number"
+    elif kind in ("bpr", "listwise"):
+        bad, needs = ~np.isnan(labels) & (labels != 0) & (labels != 1), "0 or 1"
     elif kind == "bce":
         bad, needs = (labels < 0) | (labels > 1), "a number from 0 to 1"
     else:

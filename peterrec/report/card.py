@@ -6,10 +6,10 @@ from peterrec.report import reading
 from peterrec.report.confusion import class_recalls
 from peterrec.report.gains import telling
 from peterrec.report.outputs import (
-    MEANING,
     SHOWN,
     columns,
     lines,
+    meaning,
     measured_against,
     measured_domains,
     measured_outputs,
@@ -25,6 +25,7 @@ WHAT = {
     "finetune": "An adapter and a head for one task, on a frozen, pretrained user encoder.",
     "evaluate": "An evaluation of a trained run.",
     "compare": "A comparison of adapters on one task and one split.",
+    "fuse": "One score from several predictions, to order impressions by: the weights, and what they are worth.",
 }
 OF_IMPRESSIONS = {
     "finetune": "Probabilities of what follows an impression (click, conversion, …): experts and heads, on a frozen "
@@ -80,7 +81,7 @@ def _results(metrics: dict[str, Any]) -> list[str]:
     notes = interval_note(metrics)
     if any(cell.proven for row in rows for cell in row.cells):
         notes += f" {LEGEND.replace(MARK, PROVEN)}"
-    said = [MEANING, *measured_against(metrics)] if outputs else []
+    said = [meaning(metrics), *measured_against(metrics)] if outputs else []
     blocks = ["## Results", table, " ".join([notes, *map(_text, [*said, *reading.notes(metrics)])])]
     if outputs and measured_domains(metrics):
         blocks += ["## By domain", _by_domain(metrics)]

@@ -74,7 +74,10 @@ def _facts(row: Row, *, lines: int) -> "list[Text]":
     """Name, role and costs, beside so many lines of two rows each."""
     from rich.text import Text
 
-    told = [Text.assemble(row.name, "\n", (row.role, "dim")), Text(f"{row.trained} trained\n{row.seconds} s", "dim")]
+    told = [Text.assemble(row.name, "\n", (row.role, "dim"))]
+    costs = ((row.trained, "trained"), (row.seconds, "s"))
+    if known := [f"{value} {unit}" for value, unit in costs if value != reading.ABSENT]:
+        told.append(Text("\n".join(known), "dim"))
     if lines < len(told):
         return [Text("\n").join(told)]
     return [*told, *(Text() for _ in range(lines - len(told)))]

@@ -5,11 +5,11 @@ from html import escape
 from peterrec.metrics.measure_name import PROBABILITY_MEASURES, VALUE_MEASURES, MeasureName
 from peterrec.report import reading
 from peterrec.report.outputs import (
-    MEANING,
     SHOWN,
     cell_of,
     columns,
     lines,
+    meaning,
     measured_against,
     measured_domains,
     measured_outputs,
@@ -54,7 +54,7 @@ def outputs_html(metrics: Metrics) -> str:
         f"{head}{cost_heads_html(metrics)}</tr></thead><tbody>{body}</tbody></table>"
     )
     marked = [LEGEND] if f"{MARK}</b>" in body else []
-    notes = [interval_note(metrics), *marked, MEANING, *measured_against(metrics), *reading.notes(metrics)]
+    notes = [interval_note(metrics), *marked, meaning(metrics), *measured_against(metrics), *reading.notes(metrics)]
     return scrolling(table, "Results") + notes_html(notes)
 
 

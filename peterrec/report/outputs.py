@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peterrec.metrics.measure_name import MEAN, PROBABILITY_MEASURES, VALUE_MEASURES, MeasureName
+from peterrec.metrics.measure_name import MEAN, PROBABILITY_MEASURES, VALUE_MEASURES, MeasureName, ndcg_depth
 from peterrec.report import reading
 from peterrec.report.reading import Metrics
 from peterrec.report.tables import Cell
 
 SHOWN = ("auc", "log_loss", "ne", "pcoc", "gauc")  # where there is not room for all
-MEANING = (
-    "AUC and GAUC: more is better. Log loss, NE: less is better (NE 1: the base rate alone). PCOC: 1 is right, above "
-    "it too much is claimed. GAUC weighs users by their impressions."
-)
+ORDER = "AUC and GAUC: more is better."
+LEVEL = "Log loss, NE: less is better (NE 1: the base rate alone). PCOC: 1 is right, above it too much is claimed."
+USERS = "GAUC weighs users by their impressions."
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,18 @@ def measured_domains(metrics: Metrics) -> list[str]:
     return list(dict.fromkeys(name.domain for name in _names(metrics) if name.domain is not None))
 
 
-def columns(metrics: Metrics, *, shown: Sequence[str] = PROBABILITY_MEASURES) -> list[str]:
-    """The measures of probabilities that there is a column for; those of values, where no output is a probability."""
+def meaning(metrics: Metrics) -> str:
+    """What the measures mean, and which way they go: those of levels where the run has some."""
     found = {name.measure for name in _names(metrics)}
-    return [name for name in shown if name in found] or [name for name in VALUE_MEASURES if name in found]
+    of_levels = found & {"log_loss", "ne", "pcoc"} or not found & {"auc"}
+    return " ".join((ORDER, LEVEL, USERS) if of_levels else (ORDER, USERS))
+
+
+def columns(metrics: Metrics, *, shown: Sequence[str] = PROBABILITY_MEASURES) -> list[str]:
+    """The measures of probabilities and lists that there is a column for; those of values, where there is no other."""
+    found = dict.fromkeys(name.measure for name in _names(metrics))
+    lists = [name for name in found if ndcg_depth(name) is not None]
+    return [*(name for name in shown if name in found), *lists] or [name for name in VALUE_MEASURES if name in found]
 
 
 def lines(metrics: Metrics, result: Metrics, measures: Sequence[str], *, by_domain: bool = False) -> list[Line]:

@@ -11,6 +11,7 @@ from peterrec.report.calibration import by_output, calibration_html
 from peterrec.report.confusion import confusion_html
 from peterrec.report.figure import capital, figure_html, figures_html
 from peterrec.report.forests import forests_html, gain_forest_html
+from peterrec.report.front import front_html, weights_html
 from peterrec.report.log_summary import distributions, summary_html, summary_verdict
 from peterrec.report.output_tables import domains_html, outputs_html
 from peterrec.report.outputs import measured_outputs
@@ -57,6 +58,7 @@ def report_html(
             "Results",
             results + figures_html(forests_html(metrics), gain_forest_html(metrics), _trade_off(metrics)),
         ),
+        _section("Fusion", weights_html(metrics) + front_html(metrics)),
         _section("By domain", domains_html(metrics) if outputs else ""),
         _section("Gains", gains.gains_html(metrics), half=True),
         _section("Learning curves", _curves(metrics), half=True),

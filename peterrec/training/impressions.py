@@ -16,9 +16,12 @@ from peterrec.data.upload import upload
 from peterrec.errors import DataError
 from peterrec.impression_recipe import Correlation, Measure, Objective
 from peterrec.metrics.click_rates import auc, explained_variance, information, log_loss, rmse
+from peterrec.objectives.group_losses import bpr_sum, denominator, lists_of, listwise_sum, pairs_of, two_classes
 from peterrec.objectives.impression_losses import check_labels, masked_sum, row_losses
+from peterrec.objectives.log_probability import LogProbability
 from peterrec.objectives.skip_gram import skip_gram
 from peterrec.training.correlation import Neighbours
+from peterrec.training.impression_groups import group_batches, group_part, group_runs, groups_of
 from peterrec.training.impression_reader import ImpressionReader
 from peterrec.training.micro_batch import micro_batch
 from peterrec.training.settings import TrainingSettings
@@ -73,10 +76,11 @@ class ImpressionPiece:
 class ImpressionProgram:
     """Lowers the weighted sum of the objectives' mean losses, each over the rows of its own space.
 
-    An objective without a row in a step adds nothing to it. Rows weigh what the data say, where `row_weights`. Watched
-    is a mean over the `measures` of `metric` on the validation rows: `auc`, or `log_loss`, whose sign is turned; of
-    values the share of the variance that is explained stands in for both. Each measure weighs what its labels tell
-    (`information`), so that a handful of conversions does not decide over thousands of clicks.
+    Losses of groups are means over the pairs of a step, or over its lists; a step and each of its pieces hold whole
+    groups. An objective without a row in a step adds nothing to it. Rows weigh what the data say, where `row_weights`.
+    Watched is a mean over the `measures` of `metric` on the validation rows: `auc`, or `log_loss`, whose sign is
+    turned; of values the share of the variance that is explained stands in for both, of scores AUC. Each measure
+    weighs what its labels tell (`information`), so that a handful of conversions does not decide over many clicks.
     """
 
     def __init__(
@@ -107,11 +111,19 @@ class ImpressionProgram:
             weight = np.asarray(impressions.weight, dtype=np.float32)
         self._wanted = [wanted(impressions, one.label, one.space, weight=weight) for one in self._objectives]
         self._checked = [wanted(impressions, one.label, one.space, weight=weight) for one in self._measures]
+        within = next((one.group for one in self._objectives if one.group is not None), None)
+        self._groups: Ints | None = None if within is None else groups_of(impressions, within)
+        self._scores = {one.of for one in self._objectives if one.group is not None}
         for one, found in zip(self._objectives, self._wanted, strict=True):
             check_labels(one.loss, found.label, name=one.label)
             if not found.weight[self._train].any():
                 space = "" if one.space is None else f" where {one.space}"
                 raise DataError(f"{impressions.folder}: no training row has the label {one.label}{space}.")
+            if one.group is not None and not self._weighed(one, found, self._train)[0]:
+                raise DataError(
+                    f"{impressions.folder}: no {one.group} has training rows with and without {one.label}, so that "
+                    'none can be ranked above another. Take another `within`, or loss = "bce".'
+                )
         # a squared error counts in units of the variance, so that seconds and shares weigh alike
         self._units = [self._unit(one, found) for one, found in zip(self._objectives, self._wanted, strict=True)]
         data.network.start_at_rates(self._objectives, [self._rate(found) for found in self._wanted])
@@ -130,7 +142,7 @@ class ImpressionProgram:
 
     def _unit(self, one: Objective, found: Wanted) -> float:
         """What a loss of 1 is: of values, the variance of what is learned on the training rows; scales their head."""
-        if one.loss == "bce":
+        if one.loss == "bce" or one.group is not None:
             return 1.0
         rows = self._train[found.weight[self._train] > 0]
         learned = np.log1p(found.label[rows]) if one.loss == "log_mse" else found.label[rows]
@@ -162,7 +174,9 @@ class ImpressionProgram:
         """The batches of an epoch, every training row once."""
         rng = np.random.default_rng((self._settings.seed, 41, epoch))
         size = self._settings.rows
-        if self.data.vectors is not None:
+        if self._groups is not None:
+            batches = group_batches(self._train, self._groups, batch=size, rng=rng)
+        elif self.data.vectors is not None:
             batches = self.data.vectors.orders(self._train, batch=size, rng=rng)
         else:
             order = rng.permutation(self._train)
@@ -170,14 +184,23 @@ class ImpressionProgram:
         return [self._step(rows, draw=(self._settings.seed, 43, epoch, at)) for at, rows in enumerate(batches)]
 
     def _step(self, rows: Ints, *, draw: tuple[int, ...] = ()) -> ImpressionStep:
-        weights = [found.weight[rows] for found in self._wanted]
+        weighed = [self._weighed(one, found, rows) for one, found in zip(self._objectives, self._wanted, strict=True)]
         return ImpressionStep(
             rows,
-            tuple(int(np.count_nonzero(each)) for each in weights),
-            tuple(float(each.sum()) for each in weights),
+            tuple(count for count, _ in weighed),
+            tuple(weight for _, weight in weighed),
             pairs=0 if self._neighbours is None else self._neighbours.count(rows),
             draw=draw,
         )
+
+    def _weighed(self, one: Objective, found: Wanted, rows: Ints) -> tuple[int, float]:
+        """How many of `rows` count for an objective, and what its sum over them is divided by."""
+        label, weight = found.label[rows], found.weight[rows]
+        if one.group is None or self._groups is None:
+            return int(np.count_nonzero(weight)), float(weight.sum())
+        groups = self._groups[rows]
+        count = int(np.count_nonzero(two_classes(label, weight, groups)))
+        return count, denominator(one.loss, label, weight, groups)
 
     def num_targets(self, step: ImpressionStep) -> int:
         """The rows of a step."""
@@ -189,14 +212,22 @@ class ImpressionProgram:
 
     def pieces(self, step: ImpressionStep, *, part: int, parts: int) -> Sequence[ImpressionPiece]:
         """What a process computes of a step: at most as many rows as the histories that are encoded for them allow."""
-        own = np.array_split(step.rows, parts)[part]  # rows of one window stand together
+        if self._groups is None:
+            own = np.array_split(step.rows, parts)[part]  # rows of one window stand together
+        else:
+            own = group_part(step.rows, self._groups, part=part, parts=parts)
         if not len(own):
             return []
         vectors, model = self.data.vectors, self.data.model
         limit = None
         if vectors is not None and model is not None and not vectors.stand:
             limit = micro_batch(model, self._settings, encoder=model.base_encoder)
-        some = [own] if limit is None or vectors is None else vectors.split(own, positions=limit)
+        if limit is None or vectors is None:
+            some = [own]
+        elif self._groups is None:
+            some = vectors.split(own, positions=limit)
+        else:
+            some = group_runs(own, self._groups, vectors.lengths(own), limit=limit)
         return [ImpressionPiece(rows, step) for rows in some]
 
     def loss(self, piece: ImpressionPiece, device: torch.device) -> tuple[Tensor, float]:
@@ -209,10 +240,8 @@ class ImpressionProgram:
             if not step.counts[number]:
                 sums.append(total.detach() * 0)
                 continue
-            label = upload(torch.from_numpy(found.label[piece.rows]), device)
-            weight = upload(torch.from_numpy(found.weight[piece.rows]), device)
-            losses = row_losses(one.loss, outputs[one.of], label)
-            mean = masked_sum(losses, weight > 0, weight)[0] / (step.weights[number] * self._units[number])
+            summed = self._summed(one, found, outputs[one.of], piece.rows, device)
+            mean = summed / (step.weights[number] * self._units[number])
             total = total + one.weight * mean
             sums.append(mean.detach() * step.counts[number])
         if self._correlation is not None:
@@ -239,6 +268,24 @@ class ImpressionProgram:
         losses = skip_gram(own_vectors, near, far.reshape(*negatives.shape, -1))
         return losses.sum() / piece.step.pairs
 
+    def _summed(
+        self, one: Objective, found: Wanted, output: Tensor | LogProbability, rows: Ints, device: torch.device
+    ) -> Tensor:
+        """The sum of weight × loss of an objective over the rows `(B,)` of a piece, `()`."""
+        label, weight = found.label[rows], found.weight[rows]
+        if one.group is None or self._groups is None:
+            told = [upload(torch.from_numpy(each), device) for each in (label, weight)]
+            return masked_sum(row_losses(one.loss, output, told[0]), told[1] > 0, told[1])[0]
+        assert isinstance(output, Tensor)
+        groups = self._groups[rows]
+        if one.loss == "bpr":
+            return bpr_sum(
+                output, *(upload(torch.from_numpy(each), device) for each in pairs_of(label, weight, groups))
+            )
+        lists = lists_of(label, weight, groups)
+        place, target, weighed = (upload(torch.from_numpy(each), device) for each in lists[:3])
+        return listwise_sum(output, place, target, weighed, number=lists.number)
+
     def validate(self) -> dict[str, float]:
         """The watched figure, and AUC and log loss of each measure, on the validation rows."""
         device = next(self.model.parameters()).device
@@ -249,7 +296,10 @@ class ImpressionProgram:
             counts = right.weight[self._validation] > 0
             label, prediction = right.label[self._validation][counts], predicted[one.of][counts]
             weight = right.weight[self._validation][counts]
-            if one.of in self.data.network.values:
+            if one.of in self._scores:
+                figures = {"auc": float(auc(label, prediction, weights=weight))}
+                watched.append((figures["auc"], information(label, weights=weight)))
+            elif one.of in self.data.network.values:
                 figures = {"rmse": float(rmse(label, prediction, weights=weight))}
                 watched.append((explained_variance(label, prediction, weights=weight), float(weight.sum()) / 4))
             else:

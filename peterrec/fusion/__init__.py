@@ -1,0 +1,1 @@
+"""One score from several predictions, with weights by hand or tuned."""
