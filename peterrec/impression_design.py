@@ -10,6 +10,7 @@ from peterrec.data.impressions.impressions import Impressions
 from peterrec.data.impressions.space import parse_space
 from peterrec.errors import SettingsError, did_you_mean
 from peterrec.features.embeddings import FieldEmbeddings
+from peterrec.features.terms import Terms
 from peterrec.heads.bias_tower import BiasTower
 from peterrec.heads.compose import Derived, parse_derived
 from peterrec.heads.default_heads import default_heads
@@ -46,6 +47,15 @@ class Design:
         """Heads that predict a value."""
         return tuple(head.name for head in self.heads if head.output == "value")
 
+    @property
+    def odds(self) -> tuple[str, ...]:
+        """Heads that predict odds."""
+        return tuple(head.name for head in self.heads if head.output == "odds")
+
+    def is_value(self, measure: Measure) -> bool:
+        """Whether a value is measured: one that is predicted, or odds as the expectation of what positives weigh."""
+        return measure.of in self.values or measure.weight_by is not None
+
 
 def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, bool], domains: int) -> Design:
     """What `task` comes to on data with these fields, labels (name to whether it is 0 or 1) and number of domains.
@@ -56,23 +66,29 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
     """
     if task.heads:
         heads, derived, objectives = task.heads, dict(task.derived), task.objectives
-        measures = task.measures or tuple(Measure(of=one.of, label=one.label, space=one.space) for one in objectives)
+        measures = task.measures or _measures_of(heads, objectives)
     else:
         heads, derived, objectives, measures = default_heads(labels)
     _check_labels(task, heads, objectives, measures, labels=labels, fields=fields)
     _check_spaces(task, (*objectives, *measures), labels=labels)
     _check_reached(task, heads, derived, objectives)
-    Body(task.body, channels=1, outputs=len(heads), reads=[head.layer for head in heads])  # refuses what does not fit
+    if task.body:
+        Body(
+            task.body, channels=1, outputs=len(heads), reads=[head.layer for head in heads]
+        )  # refuses what does not fit
     if task.domains is not None and not domains:
         raise SettingsError(
             f"task {task.name}: its weights are a domain's (domains), and the data have none. Prepare the impressions "
             "with --domain COLUMN, or take a task without domains."
         )
     hidden = {field for bias in task.biases if bias.train_only for field in bias.fields}
-    targets = {one.label for one in (*objectives, *measures) if one.label not in labels}
+    learned = {name for one in (*objectives, *measures) for name in (one.label, one.weight_by) if name is not None}
+    targets = learned.difference(labels)
     for key, named in (
         ("features.without", task.features.without),
         *(("biases.fields", bias.fields) for bias in task.biases),
+        *(("terms.fields", term.fields) for term in task.terms),
+        *(("terms.crosses", cross) for term in task.terms for cross in term.crosses),
     ):
         for name in named:
             if name not in fields:
@@ -123,21 +139,31 @@ def build_network(
     `sizes` are the tables that its fields need, `bias_sizes` those of the bias towers with fields of their own.
     """
     task, dim = plan.task, plan.task.features.dim
-    embeddings = FieldEmbeddings(sizes, dim)
+    shared = bool(task.body) or any(term.kind == "fm" for term in task.terms)
+    embeddings = FieldEmbeddings(sizes, dim) if shared else None
     norm_by_domain = task.domains is not None and task.domains.norm
     # a norm by domain would take a vector that all rows of a domain share for a constant: nothing of it is left in
     # training, and in evaluation whatever the running mean has not yet followed, times 1 / √ε
-    domain = DomainInput(plan.domains, dim=dim) if plan.domains and not norm_by_domain else None
-    vectors = None if channels is None else VectorInput(channels, width=task.features.vectors)
+    domains = 0 if norm_by_domain else plan.domains
+    domain = DomainInput(domains, dim=dim) if domains and shared else None
+    vectors = None if channels is None or not task.body else VectorInput(channels, width=task.features.vectors)
     width = len(sizes) * dim + (dim if domain is not None else 0) + (0 if vectors is None else vectors.channels)
     norm = PartitionedNorm(width, num_domains=plan.domains) if norm_by_domain else None
-    layers = [head.layer % len(task.body) for head in plan.heads]
-    body = Body(task.body, channels=width, outputs=len(plan.heads), reads=layers)
-    heads = ImpressionHeads(plan.heads, tower=task.tower, widths=[body.widths[layer] for layer in layers])
     names = [head.name for head in plan.heads]
+    body, widths, branches = None, [0] * len(names), []
+    if task.body:
+        layers = [head.layer % len(task.body) for head in plan.heads]
+        body = Body(task.body, channels=width, outputs=len(names), reads=layers)
+        widths = [body.widths[layer] for layer in layers]
+        branches = [(layer, body.branch(layer, number)) for number, layer in enumerate(layers)]
+    heads = ImpressionHeads(plan.heads, tower=task.tower, widths=widths)
+    terms = None
+    if task.terms:
+        terms = Terms(task.terms, sizes=sizes, dim=dim, domains=domains, vectors=channels, heads=names)
     derived = _formulas(plan.heads, plan.derived)
     if task.domains is not None:
         for part in (body, heads):
+            assert part is not None
             add_star(part, num_domains=plan.domains, form=task.domains.star, rank=task.domains.rank)
     biases = []
     for bias, own in zip(task.biases, bias_sizes, strict=True):
@@ -150,13 +176,24 @@ def build_network(
         norm=norm,
         body=body,
         heads=heads,
-        branches=[(layer, body.branch(layer, number)) for number, layer in enumerate(layers)],
+        terms=terms,
+        branches=branches,
         names=names,
         biases=biases,
         bias_heads=[names if bias.heads is None else bias.heads for bias in task.biases],
         derived=derived,
         values=plan.values,
         logarithms=[one.of for one in plan.objectives if one.loss == "log_mse"],
+        odds=plan.odds,
+    )
+
+
+def _measures_of(heads: Sequence[Head], objectives: Sequence[Objective]) -> tuple[Measure, ...]:
+    """What is learned; odds also as what they expect of the weights of positives."""
+    odds = {head.name for head in heads if head.output == "odds"}
+    return tuple(
+        Measure(of=one.of, label=one.label, space=one.space, weight_by=one.weight_by if one.of in odds else None)
+        for one in objectives
     )
 
 
@@ -180,6 +217,11 @@ def _check_labels(
 ) -> None:
     values = {head.name for head in heads if head.output == "value"}
     for one in (*objectives, *measures):
+        if one.weight_by is not None and one.weight_by not in (*labels, *fields):
+            raise SettingsError(
+                f"task {task.name}: {one.of!r} has weight_by = {one.weight_by!r}, neither a label nor a field of the "
+                f"data. {did_you_mean(one.weight_by, (*labels, *fields))}"
+            )
         if one.label not in labels and one.label in fields and one.of not in values:
             raise SettingsError(
                 f"task {task.name}: {one.of!r} is a probability, and {one.label!r} is a field of the data, which only "

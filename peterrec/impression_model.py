@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from peterrec.data.impressions.field_batch import FieldBatch
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.readout import Readout
+from peterrec.features.embeddings import FieldEmbeddings
+from peterrec.features.term_input import TermInput
+from peterrec.features.terms import Terms
 from peterrec.heads.bias_tower import BiasTower
 from peterrec.heads.compose import Derived, LogProbability, compose
 from peterrec.heads.impression_heads import ImpressionHeads
@@ -86,22 +89,25 @@ class DomainInput(nn.Module):
 
 
 class ImpressionNetwork(nn.Module):
-    """All of the model but the encoder: `embeddings` of fields, other inputs, `norm`, `body`, `heads`, `biases`.
+    """All of the model but the encoder: `embeddings` of fields, other inputs, `norm`, `body`, `heads`, `terms` and
+    `biases`.
 
-    `branches` says for each head, in order, which layer of the body it reads and which branch of that layer. `biases`
-    are towers, each added to the heads of its place in `bias_heads`. `values` are the heads that predict a value,
-    `logarithms` those among them that learn log(1 + label).
+    Without a `body` heads are constants, and there are `terms`. `branches` says for each head, in order, which layer of
+    the body it reads and which branch of that layer. `biases` are towers, each added to the heads of its place in
+    `bias_heads`. `values` are the heads that predict a value, `logarithms` those among them that learn log(1 + label),
+    `odds` those that predict e^logit.
     """
 
     def __init__(
         self,
         *,
-        embeddings: nn.Module,
+        embeddings: FieldEmbeddings | None,
         domain: DomainInput | None,
         vectors: VectorInput | None,
         norm: nn.Module | None,
-        body: Body,
+        body: Body | None,
         heads: ImpressionHeads,
+        terms: Terms | None = None,
         branches: Sequence[tuple[int, int]],
         names: Sequence[str],
         biases: Sequence[BiasTower],
@@ -109,6 +115,7 @@ class ImpressionNetwork(nn.Module):
         derived: Mapping[str, Derived],
         values: Sequence[str],
         logarithms: Sequence[str] = (),
+        odds: Sequence[str] = (),
     ):
         super().__init__()
         self.embeddings = embeddings
@@ -117,6 +124,7 @@ class ImpressionNetwork(nn.Module):
         self.norm = norm
         self.body = body
         self.heads = heads
+        self.terms = terms
         self.biases = nn.ModuleList(biases)
         self._branches = tuple(branches)
         self._names = tuple(names)
@@ -129,6 +137,7 @@ class ImpressionNetwork(nn.Module):
         self.register_buffer("value_mean", torch.zeros(len(self._values)))
         self.register_buffer("value_sd", torch.ones(len(self._values)))
         self._logarithms = frozenset(logarithms)
+        self._odds = frozenset(odds)
 
     def start_at_rates(self, objectives: Sequence[Objective], rates: Sequence[float]) -> None:
         """Has the probabilities start at the shares of positives `rates`, one an objective, of the training rows."""
@@ -145,6 +154,11 @@ class ImpressionNetwork(nn.Module):
         """Heads that predict a value and not a probability."""
         return self._values
 
+    @property
+    def odds(self) -> frozenset[str]:
+        """Heads that predict the odds of their label."""
+        return self._odds
+
     def scale_value(self, name: str, *, mean: float, sd: float) -> None:
         """Has the head's output 0 and 1 mean `mean` and `mean + sd`: those of what it learns, on the training rows."""
         number = self._values.index(name)
@@ -153,11 +167,23 @@ class ImpressionNetwork(nn.Module):
 
     def inputs(self, batch: ImpressionBatch) -> Tensor:
         """What the body reads `(B, D)`."""
+        embedded = self._embedded(batch)
+        assert embedded is not None
+        return self._inputs(batch, embedded, self._domain(batch))
+
+    def _embedded(self, batch: ImpressionBatch) -> Tensor | None:
+        """The vectors of the fields `(B, F, dim)`, for body and terms; None where nothing reads them."""
         fields = batch.fields[0]
         assert fields is not None
-        parts = [self.embeddings(fields).flatten(1)]
-        if self.domain is not None:
-            parts.append(self.domain(batch.domain_ids))
+        return None if self.embeddings is None else self.embeddings(fields)
+
+    def _domain(self, batch: ImpressionBatch) -> Tensor | None:
+        return None if self.domain is None else self.domain(batch.domain_ids)
+
+    def _inputs(self, batch: ImpressionBatch, embedded: Tensor, domain: Tensor | None) -> Tensor:
+        parts = [embedded.flatten(1)]
+        if domain is not None:
+            parts.append(domain)
         if self.vectors is not None:
             assert batch.users is not None
             assert batch.known is not None
@@ -166,11 +192,38 @@ class ImpressionNetwork(nn.Module):
         x = torch.cat(parts, dim=1)
         return x if self.norm is None else self.norm(x, domain_ids=batch.domain_ids)
 
+    def _term_input(self, batch: ImpressionBatch, embedded: Tensor | None, domain: Tensor | None) -> TermInput:
+        fields = batch.fields[0]
+        assert fields is not None
+        squares = None
+        if self.terms is not None and self.terms.shares:
+            assert self.embeddings is not None
+            assert embedded is not None
+            squares = self.embeddings.squares(fields, embedded)
+        return TermInput(
+            fields,
+            batch.domain_ids,
+            embedded=embedded,
+            squares=squares,
+            domain=domain,
+            users=batch.users,
+            known=batch.known,
+            items=batch.items,
+            there=None if batch.items is None else (batch.items != 0).any(dim=1),
+        )
+
     def raw(self, batch: ImpressionBatch) -> dict[str, Tensor]:
-        """The output of each head `(B,)`, with its bias towers: a logit, or a value in the units that it learns."""
-        layers = self.body(self.inputs(batch), domain_ids=batch.domain_ids)
-        read = [layers[layer][:, branch] for layer, branch in self._branches]
+        """The output of each head `(B,)`, with terms and bias towers: a logit, or a value in units that it learns."""
+        embedded, domain = self._embedded(batch), self._domain(batch)
+        if self.body is None:
+            read = [batch.domain_ids.new_empty(len(batch), 0, dtype=torch.float32)] * len(self._names)
+        else:
+            assert embedded is not None
+            layers = self.body(self._inputs(batch, embedded, domain), domain_ids=batch.domain_ids)
+            read = [layers[layer][:, branch] for layer, branch in self._branches]
         raw = self.heads(read, domain_ids=batch.domain_ids)
+        if self.terms is not None:
+            raw = self.terms(self._term_input(batch, embedded, domain), raw)
         for number, (tower, wanted) in enumerate(zip(self.biases, self._bias_heads, strict=True)):
             fields = batch.fields[1 + number]
             if fields is None:
@@ -190,11 +243,12 @@ class ImpressionNetwork(nn.Module):
         return {name: found[name] if name in found else raw[name] for name in self.outputs}
 
     def predicted(self, batch: ImpressionBatch) -> dict[str, Tensor]:
-        """Probabilities, and values in the units of their labels, of every output `(B,)` in float64."""
+        """Probabilities, odds, and values in the units of their labels, of every output `(B,)` in float64."""
         found: dict[str, Tensor] = {}
         for name, output in self(batch).items():
             if isinstance(output, LogProbability):
-                found[name] = output.log_p.double().exp()
+                log_p = output.log_p.double()
+                found[name] = (log_p - output.log_not_p.double() if name in self._odds else log_p).exp()
             else:
                 value = output.double()
                 found[name] = in_label_units("log_mse", value) if name in self._logarithms else value
@@ -202,6 +256,8 @@ class ImpressionNetwork(nn.Module):
 
     def penalty(self) -> Tensor:
         """What the recipe adds to the loss, `()`."""
+        if self.body is None:
+            return next(self.heads.parameters()).new_zeros(())
         return self.body.penalty()
 
 

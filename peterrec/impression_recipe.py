@@ -6,12 +6,12 @@ from pydantic import Field, model_validator
 
 from peterrec.history_recipe import HistoryRecipe, MaxLengthKey, ReadoutKey, TrainReadoutKey
 from peterrec.settings import Settings
+from peterrec.term_recipe import Name, Term
 
 Router = Literal["one_hot", "softmax", "linear", "hard_concrete", "matrix"]
 Loss = Literal["bce", "mse", "log_mse"]
 Watched = Literal["auc", "log_loss"]
 Channels = tuple[Annotated[int, Field(ge=1)], ...]
-Name = Annotated[str, Field(min_length=1)]
 # the keys of a body layer that belong to one router or two
 OF_ROUTER: dict[str, tuple[Router, ...]] = {
     "tied": ("softmax",),
@@ -86,7 +86,11 @@ class Head(Settings):
     """One output of the network: a probability, or a value."""
 
     name: Name
-    output: Literal["probability", "value"] = Field(default="probability", description="a logit, or a number as it is")
+    output: Literal["probability", "value", "odds"] = Field(
+        default="probability",
+        description="of a logit, a probability or its odds e^logit, the expected time where positives weigh theirs; or "
+        "a number as it is",
+    )
     layer: int = Field(default=-1, description="which layer of the body it reads: -1 the top, 0 the lowest")
     hidden: Channels | None = Field(default=None, description="channels of its tower, if others than those of [tower]")
     parents: tuple[Name, ...] = Field(default=(), description="heads before it in the list that it hangs on")
@@ -128,6 +132,10 @@ class Objective(Settings):
         default="bce", description="bce for probabilities; mse, or log_mse (of log(1 + label)) for values"
     )
     weight: float = Field(default=1.0, gt=0, description="of this loss in the sum")
+    weight_by: Name | None = Field(
+        default=None,
+        description="bce: a label or numeric field, such as a time watched, that rows of label 1 weigh; others weigh 1",
+    )
     space: str | None = Field(default=None, description="rows that count, such as 'click == 1'; all, if not given")
 
 
@@ -136,6 +144,9 @@ class Measure(Settings):
 
     of: Name = Field(description="the head, or the derived probability, that is measured")
     label: Name = Field(description="the label that it is measured against")
+    weight_by: Name | None = Field(
+        default=None, description="of odds: measured against this where the label is 1, against 0 where it is 0"
+    )
     space: str | None = Field(default=None, description="rows that count, such as 'click == 1'; all, if not given")
 
 
@@ -167,7 +178,10 @@ class ImpressionTask(HistoryRecipe):
 
     kind: Literal["impressions"] = Field(description="labelled rows: who was shown what, where, and what came of it")
     features: Features = Features()
-    body: tuple[BodyLayer, ...] = Field(default=(), description="layers of experts, the lowest first")
+    body: tuple[BodyLayer, ...] = Field(
+        default=(), description="layers of experts, the lowest first; may be missing where there are terms"
+    )
+    terms: tuple[Term, ...] = Field(default=(), description="interactions of fields, logits added to those of heads")
     tower: Tower = Tower()
     heads: tuple[Head, ...] = Field(
         default=(),
@@ -187,14 +201,15 @@ class ImpressionTask(HistoryRecipe):
     max_length: MaxLengthKey = 50
     adapter: str = Field(default="none", min_length=1, description="adapter when none is asked for: a name or a .toml")
     metric: Watched = Field(
-        default="auc", description="validation figure that early stopping watches: the mean over the measures, "
-        "each by what its labels tell (a rare one weighs less)"
+        default="auc",
+        description="validation figure that early stopping watches: the mean over the measures, "
+        "each by what its labels tell (a rare one weighs less)",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> "ImpressionTask":
         if not self.body:
-            raise ValueError("body: name at least one layer of experts, with [[body]]")
+            self._check_without_body()
         if bool(self.heads) != bool(self.objectives):
             raise ValueError("heads and objectives go together: give both, or neither (one head a label of the data)")
         if not self.heads and (self.derived or self.measures):
@@ -210,7 +225,36 @@ class ImpressionTask(HistoryRecipe):
         for bias in self.biases:
             if unknown := [name for name in bias.heads or () if self.heads and name not in known]:
                 raise ValueError(f"biases: there is no head {unknown[0]!r}")
+        for term in self.terms:
+            if unknown := [name for name in term.heads or () if self.heads and name not in known]:
+                raise ValueError(f"terms: there is no head {unknown[0]!r}")
+        self._check_odds()
         return self
+
+    def _check_without_body(self) -> None:
+        if not self.terms:
+            raise ValueError("body: name at least one layer of experts, with [[body]], or terms, with [[terms]]")
+        if (
+            "tower" in self.model_fields_set
+            or any(one.hidden for one in self.heads)
+            or any(one.parents and one.link == "features" for one in self.heads)
+        ):
+            raise ValueError("without [[body]] a head is a constant and its terms: it has no tower and no features")
+        if self.domains is not None:
+            raise ValueError("domains gives body and towers weights a domain: name [[body]], or leave domains out")
+        if "vectors" in self.features.model_fields_set:
+            raise ValueError("features.vectors is for the body's input: name [[body]], or leave it out")
+
+    def _check_odds(self) -> None:
+        odds = {head.name for head in self.heads if head.output == "odds"}
+        for one in self.objectives:
+            if one.weight_by is not None and one.loss != "bce":
+                raise ValueError(
+                    f"objectives: weight_by belongs to loss = 'bce', and that of {one.of!r} is {one.loss!r}"
+                )
+        for one in self.measures:
+            if one.weight_by is not None and one.of not in odds:
+                raise ValueError(f"measures: weight_by is for a head with output = 'odds', which {one.of!r} is not")
 
     def _check_heads(self) -> None:
         before: list[str] = []
@@ -221,6 +265,6 @@ class ImpressionTask(HistoryRecipe):
                 raise ValueError(
                     f"heads: {head.name!r} hangs on {unknown[0]!r}, which must stand before it in the list"
                 )
-            if not -len(self.body) <= head.layer < len(self.body):
+            if head.layer != -1 and not -len(self.body) <= head.layer < len(self.body):
                 raise ValueError(f"heads: {head.name!r} reads layer {head.layer}; the body has {len(self.body)}")
             before.append(head.name)

@@ -67,7 +67,7 @@ def _predicted(
     counts = counted_rows(impressions, measure)
     train, validation = (rows[counts[rows]] for rows in (split.train, split.validation))
     weighted = plan.task.row_weights
-    if measure.of in plan.values:
+    if plan.is_value(measure):
         if name == REGRESSION:
             return None
         return _means(impressions, measure, train, split.test, per_domain=name == RATE_OF_DOMAIN, weighted=weighted)
