@@ -235,14 +235,14 @@ class ImpressionTask(HistoryRecipe):
         if not self.terms:
             raise ValueError("body: name at least one layer of experts, with [[body]], or terms, with [[terms]]")
         if (
-            "tower" in self.model_fields_set
+            self.tower != Tower()
             or any(one.hidden for one in self.heads)
             or any(one.parents and one.link == "features" for one in self.heads)
         ):
             raise ValueError("without [[body]] a head is a constant and its terms: it has no tower and no features")
         if self.domains is not None:
             raise ValueError("domains gives body and towers weights a domain: name [[body]], or leave domains out")
-        if "vectors" in self.features.model_fields_set:
+        if self.features.vectors != Features.model_fields["vectors"].default:
             raise ValueError("features.vectors is for the body's input: name [[body]], or leave it out")
 
     def _check_odds(self) -> None:
