@@ -145,7 +145,7 @@ def test_a_term_goes_to_its_own_heads():
     assert len(terms.terms[0].vectors) == 2
 
 
-def xor_world(rows=3000, *, seed=0) -> Impressions:
+def xor_world(rows=2400, *, seed=0) -> Impressions:
     """Clicks hang on whether two values have the same parity, and on neither alone."""
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, 6, rows), rng.integers(0, 6, rows)
@@ -189,7 +189,7 @@ def test_it_learns_a_planted_interaction_that_logistic_regression_cannot(name, l
     impressions = xor_world()
 
     def of(recipe):
-        _, data, _, split = trained(recipe, impressions, epochs=12)
+        _, data, _, split = trained(recipe, impressions, epochs=8)
         found = data.predict(split.test, torch.device("cpu"))["ctr"]
         return float(auc(impressions.labels["click"][split.test], found))
 
@@ -200,7 +200,7 @@ def test_it_learns_a_planted_interaction_that_logistic_regression_cannot(name, l
 def test_odds_approach_the_expected_time_watched():
     """e^logit = E[time] / (1 - P(click)), on each shelf; a time that is unknown where nothing was clicked."""
     rng = np.random.default_rng(1)
-    rows = 12000
+    rows = 6000
     shelf = rng.integers(0, 3, rows)
     rate, seconds = np.array([0.05, 0.1, 0.3])[shelf], np.array([40.0, 5.0, 12.0])[shelf]
     click = rng.random(rows) < rate
@@ -208,14 +208,16 @@ def test_odds_approach_the_expected_time_watched():
     impressions = Impressions.of_arrays(
         labels={"click": click, "dwell": dwell}, categorical={"shelf": [f"s{n}" for n in shelf]}
     )
-    _, data, program, split = trained("youtube_ranking", impressions, epochs=25, rate=3e-3)
+    _, data, program, split = trained(
+        "youtube_ranking", impressions, epochs=30, rate=0.03, body=(), terms=(Term(kind="linear"),)
+    )
     found = data.predict(split.test, torch.device("cpu"))["watch"]
     for n in range(3):
         own = split.train[shelf[split.train] == n]
         watched = np.where(click, dwell, 0)[own]
         odds = watched.sum() / (~click[own]).sum()
         np.testing.assert_allclose(odds, watched.mean() / (1 - click[own].mean()), rtol=1e-6)
-        np.testing.assert_allclose(found[shelf[split.test] == n], odds, rtol=0.12)
+        np.testing.assert_allclose(found[shelf[split.test] == n], odds, rtol=0.1)
     figures = program.validate()
     label = np.where(click, dwell, 0)[split.validation]
     value = np.sqrt(np.mean((found - label) ** 2))
