@@ -105,6 +105,7 @@ class ImpressionProgram:
             if not found.weight[self._train].any():
                 space = "" if one.space is None else f" where {one.space}"
                 raise DataError(f"{impressions.folder}: no training row has the label {one.label}{space}.")
+        self._mean_weights = [self._mean_weight(found) for found in self._wanted]
         # a squared error counts in units of the variance, so that seconds and shares weigh alike
         self._units = [self._unit(one, found) for one, found in zip(self._objectives, self._wanted, strict=True)]
         data.network.start_at_rates(self._objectives, [self._rate(found) for found in self._wanted])
@@ -176,9 +177,17 @@ class ImpressionProgram:
 
     def _step(self, rows: Ints) -> ImpressionStep:
         weights = [found.weight[rows] for found in self._wanted]
-        return ImpressionStep(
-            rows, tuple(int(np.count_nonzero(each)) for each in weights), tuple(float(each.sum()) for each in weights)
-        )
+        # with weight_by a batch's own sum would make batches of long times count less, and odds too small
+        sums = [
+            float(each.sum()) if one.weight_by is None else np.count_nonzero(each) * mean
+            for one, mean, each in zip(self._objectives, self._mean_weights, weights, strict=True)
+        ]
+        return ImpressionStep(rows, tuple(int(np.count_nonzero(each)) for each in weights), tuple(sums))
+
+    def _mean_weight(self, found: Wanted) -> float:
+        """The mean weight of the training rows that count."""
+        weights = found.weight[self._train]
+        return float(weights.sum(dtype=np.float64) / np.count_nonzero(weights))
 
     def num_targets(self, step: ImpressionStep) -> int:
         """The rows of a step."""

@@ -1,4 +1,4 @@
-"""The features of impressions and what rankers make of them, one row and one pair at a time, in numpy; no test module."""
+"""Features of impressions, and what rankers make of them a pair at a time, in numpy; not a test module."""
 
 import numpy as np
 from impression_columns import CATEGORICAL, MULTI, NUMERIC, TRAIN, Columns, _row
