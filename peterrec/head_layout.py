@@ -8,10 +8,14 @@ from peterrec.routing.body import Body
 
 
 def body_of(task: ImpressionTask, heads: Sequence[Head], *, channels: int) -> Body | None:
-    """The body for those heads that read one; None where all read products alone."""
+    """The body for those heads that read one; None where there is none, or all read products alone."""
     reads = [head.layer for head in heads if head.layer != "none"]
     apart = any(head.fields for head in heads)
-    return Body(task.body, channels=channels, outputs=len(reads), reads=reads, apart=apart) if reads else None
+    return (
+        Body(task.body, channels=channels, outputs=len(reads), reads=reads, apart=apart)
+        if reads and task.body
+        else None
+    )
 
 
 def branches_of(body: Body | None, heads: Sequence[Head]) -> list[tuple[int, int] | None]:

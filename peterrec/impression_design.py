@@ -11,6 +11,7 @@ from peterrec.data.impressions.space import parse_space
 from peterrec.errors import SettingsError, did_you_mean
 from peterrec.features.embeddings import FieldEmbeddings
 from peterrec.features.head_inputs import HeadInputs
+from peterrec.features.terms import Terms
 from peterrec.head_layout import body_of, branches_of, check_fields
 from peterrec.heads.bias_tower import BiasTower
 from peterrec.heads.compose import Derived, parse_derived
@@ -53,6 +54,15 @@ class Design:
         """Heads that predict a score, of which the order alone counts."""
         return tuple(head.name for head in self.heads if head.output == "score")
 
+    @property
+    def odds(self) -> tuple[str, ...]:
+        """Heads that predict odds."""
+        return tuple(head.name for head in self.heads if head.output == "odds")
+
+    def is_value(self, measure: Measure) -> bool:
+        """Whether a value is measured: one that is predicted, or odds as the expectation of what positives weigh."""
+        return measure.of in self.values or measure.weight_by is not None
+
 
 def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, bool], domains: int) -> Design:
     """What `task` comes to on data with these fields, labels (name to whether it is 0 or 1) and number of domains.
@@ -64,9 +74,7 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
     if task.heads:
         heads, derived, objectives = task.heads, dict(task.derived), task.objectives
         beside = {match.name for match in task.matches}  # learned, and not predicted
-        measures = task.measures or tuple(
-            Measure(of=one.of, label=one.label, space=one.space) for one in objectives if one.of not in beside
-        )
+        measures = task.measures or _measures_of(heads, [one for one in objectives if one.of not in beside])
     else:
         heads, derived, objectives, measures = default_heads(labels)
     _check_labels(task, heads, objectives, measures, labels=labels, fields=fields)
@@ -79,10 +87,13 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
             "with --domain COLUMN, or take a task without domains."
         )
     hidden = {field for bias in task.biases if bias.train_only for field in bias.fields}
-    targets = {one.label for one in (*objectives, *measures) if one.label not in labels}
+    learned = {name for one in (*objectives, *measures) for name in (one.label, one.weight_by) if name is not None}
+    targets = learned.difference(labels)
     for key, named in (
         ("features.without", task.features.without),
         *(("biases.fields", bias.fields) for bias in task.biases),
+        *(("terms.fields", term.fields) for term in task.terms),
+        *(("terms.crosses", cross) for term in task.terms for cross in term.crosses),
     ):
         for name in named:
             if name not in fields:
@@ -136,21 +147,27 @@ def build_network(
     `sizes` are the tables that its fields need, `bias_sizes` those of the bias towers with fields of their own.
     """
     task, dim = plan.task, plan.task.features.dim
-    embeddings = FieldEmbeddings(sizes, dim)
+    multiplied = any(head.product for head in plan.heads) or any(term.kind == "fm" for term in task.terms)
+    shared = bool(task.body or task.matches or task.correlation) or multiplied
+    embeddings = FieldEmbeddings(sizes, dim) if shared else None
     norm_by_domain = task.domains is not None and task.domains.norm
     # a norm by domain would take a vector that all rows of a domain share for a constant: nothing of it is left in
     # training, and in evaluation whatever the running mean has not yet followed, times 1 / √ε
-    domain = DomainInput(plan.domains, dim=dim) if plan.domains and not norm_by_domain else None
-    vectors = None if channels is None else VectorInput(channels, width=task.features.vectors)
+    domains = 0 if norm_by_domain else plan.domains
+    domain = DomainInput(domains, dim=dim) if domains and shared else None
+    vectors = None if channels is None or not task.body else VectorInput(channels, width=task.features.vectors)
     reads = HeadInputs.of(plan.heads, sizes.names)
     width = reads.width(sizes.names) * dim
     width += (dim if domain is not None else 0) + (0 if vectors is None else vectors.channels)
     norm = PartitionedNorm(width, num_domains=plan.domains) if norm_by_domain else None
+    names = [head.name for head in plan.heads]
     body = body_of(task, plan.heads, channels=width)
     branches = branches_of(body, plan.heads)
     widths = [None if one is None or body is None else body.widths[one[0]] for one in branches]
     heads = ImpressionHeads(plan.heads, tower=task.tower, widths=widths, dim=dim)
-    names = [head.name for head in plan.heads]
+    terms = None
+    if task.terms:
+        terms = Terms(task.terms, sizes=sizes, dim=dim, domains=domains, vectors=channels, heads=names)
     derived = _formulas(plan.heads, plan.derived)
     if task.domains is not None:
         for part in (heads,) if body is None else (body, heads):
@@ -166,6 +183,7 @@ def build_network(
         norm=norm,
         body=body,
         heads=heads,
+        terms=terms,
         reads=reads,
         branches=branches,
         names=names,
@@ -176,6 +194,16 @@ def build_network(
         logarithms=[one.of for one in plan.objectives if one.loss == "log_mse"],
         matches=matches_of(task, sizes.names),
         correlation=correlation_of(task, sizes.names),
+        odds=plan.odds,
+    )
+
+
+def _measures_of(heads: Sequence[Head], objectives: Sequence[Objective]) -> tuple[Measure, ...]:
+    """What is learned; odds also as what they expect of the weights of positives."""
+    odds = {head.name for head in heads if head.output == "odds"}
+    return tuple(
+        Measure(of=one.of, label=one.label, space=one.space, weight_by=one.weight_by if one.of in odds else None)
+        for one in objectives
     )
 
 
@@ -199,6 +227,11 @@ def _check_labels(
 ) -> None:
     values = {head.name for head in heads if head.output == "value"}
     for one in (*objectives, *measures):
+        if one.weight_by is not None and one.weight_by not in (*labels, *fields):
+            raise SettingsError(
+                f"task {task.name}: {one.of!r} has weight_by = {one.weight_by!r}, neither a label nor a field of the "
+                f"data. {did_you_mean(one.weight_by, (*labels, *fields))}"
+            )
         if one.label not in labels and one.label in fields and one.of not in values:
             raise SettingsError(
                 f"task {task.name}: {one.of!r} is a probability, and {one.label!r} is a field of the data, which only "

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from peterrec.data.impressions.field_batch import FieldBatch
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.readout import Readout
+from peterrec.features.embeddings import FieldEmbeddings
 from peterrec.features.head_inputs import HeadInputs
+from peterrec.features.term_input import TermInput
+from peterrec.features.terms import Terms
 from peterrec.heads.bias_tower import BiasTower
 from peterrec.heads.compose import Derived, LogProbability, compose
 from peterrec.heads.impression_heads import ImpressionHeads
@@ -88,24 +91,26 @@ class DomainInput(nn.Module):
 
 
 class ImpressionNetwork(nn.Module):
-    """All of the model but the encoder: `embeddings` of fields, other inputs, `norm`, `body`, `heads`, `biases`.
+    """All of the model but the encoder: `embeddings` of fields, other inputs, `norm`, `body`, `heads`, `terms` and
+    `biases`.
 
-    `branches` says for each head, in order, which layer of the body it reads and which branch of that layer, None where
-    it reads no body; `reads` which fields. `biases`
-    are towers, each added to the heads of its place in `bias_heads`. `values` are the heads that predict a value,
-    `logarithms` those among them that learn log(1 + label). `matches` and `correlation`, on the same embeddings, are of
-    training alone: nothing that is predicted reads them.
+    Heads that read no `body` have products or are constants, to which `terms` are added. `branches` says for each head,
+    in order, which layer of the body it reads and which branch of that layer, None where it reads none; `reads` which
+    fields. `biases` are towers, each added to the heads of its place in `bias_heads`. `values` are the heads that
+    predict a value, `logarithms` those among them that learn log(1 + label), `odds` those that predict e^logit.
+    `matches` and `correlation`, on the same embeddings, are of training alone: nothing that is predicted reads them.
     """
 
     def __init__(
         self,
         *,
-        embeddings: nn.Module,
+        embeddings: FieldEmbeddings | None,
         domain: DomainInput | None,
         vectors: VectorInput | None,
         norm: nn.Module | None,
         body: Body | None,
         heads: ImpressionHeads,
+        terms: Terms | None = None,
         reads: HeadInputs,
         branches: Sequence[tuple[int, int] | None],
         names: Sequence[str],
@@ -116,6 +121,7 @@ class ImpressionNetwork(nn.Module):
         logarithms: Sequence[str] = (),
         matches: Mapping[str, TwoTowers] | None = None,
         correlation: VectorTower | None = None,
+        odds: Sequence[str] = (),
     ):
         super().__init__()
         self.embeddings = embeddings
@@ -124,6 +130,7 @@ class ImpressionNetwork(nn.Module):
         self.norm = norm
         self.body = body
         self.heads = heads
+        self.terms = terms
         self.biases = nn.ModuleList(biases)
         self._reads = reads
         self._branches = tuple(branches)
@@ -140,6 +147,7 @@ class ImpressionNetwork(nn.Module):
         self.matches = nn.ModuleList((matches or {}).values())
         self._match_names = tuple(matches or {})
         self.correlation = correlation
+        self._odds = frozenset(odds)
 
     def start_at_rates(self, objectives: Sequence[Objective], rates: Sequence[float]) -> None:
         """Has the probabilities start at the shares of positives `rates`, one an objective, of the training rows."""
@@ -158,37 +166,76 @@ class ImpressionNetwork(nn.Module):
         """Heads that predict a value and not a probability."""
         return self._values
 
+    @property
+    def odds(self) -> frozenset[str]:
+        """Heads that predict the odds of their label."""
+        return self._odds
+
     def scale_value(self, name: str, *, mean: float, sd: float) -> None:
         """Has the head's output 0 and 1 mean `mean` and `mean + sd`: those of what it learns, on the training rows."""
         number = self._values.index(name)
         self.value_mean[number] = mean
         self.value_sd[number] = sd
 
-    def inputs(self, batch: ImpressionBatch, vectors: Tensor) -> Tensor:
-        """What the body reads `(B, D)`, or `(B, M, D)` where heads have fields of their own; `vectors` `(B, F, dim)`
-        are those of the fields."""
-        parts: list[Tensor] = []
-        if self.domain is not None:
-            parts.append(self.domain(batch.domain_ids))
+    def inputs(self, batch: ImpressionBatch) -> Tensor:
+        """What the body reads `(B, D)`, or `(B, M, D)` where heads have fields of their own."""
+        embedded = self._embedded(batch)
+        assert embedded is not None
+        return self._inputs(batch, embedded, self._domain(batch))
+
+    def _embedded(self, batch: ImpressionBatch) -> Tensor | None:
+        """The vectors of the fields `(B, F, dim)`, for body, products and terms; None where nothing reads them."""
+        fields = batch.fields[0]
+        assert fields is not None
+        return None if self.embeddings is None else self.embeddings(fields)
+
+    def _domain(self, batch: ImpressionBatch) -> Tensor | None:
+        return None if self.domain is None else self.domain(batch.domain_ids)
+
+    def _inputs(self, batch: ImpressionBatch, embedded: Tensor, domain: Tensor | None) -> Tensor:
+        parts = [] if domain is None else [domain]
         if self.vectors is not None:
             assert batch.users is not None
             assert batch.known is not None
             assert batch.items is not None
             parts.append(self.vectors(batch.users, batch.known, batch.items))
-        x = self._reads.inputs(vectors, parts)
+        x = self._reads.inputs(embedded, parts)
         return x if self.norm is None else self.norm(x, domain_ids=batch.domain_ids)
 
-    def raw(self, batch: ImpressionBatch) -> dict[str, Tensor]:
-        """The output of each head `(B,)`, with its bias towers: a logit, or a value in the units that it learns; in
-        training also the logit of each of the matches."""
+    def _term_input(self, batch: ImpressionBatch, embedded: Tensor | None, domain: Tensor | None) -> TermInput:
         fields = batch.fields[0]
         assert fields is not None
-        vectors = self.embeddings(fields)
+        squares = None
+        if self.terms is not None and self.terms.shares:
+            assert self.embeddings is not None
+            assert embedded is not None
+            squares = self.embeddings.squares(fields, embedded)
+        return TermInput(
+            fields,
+            batch.domain_ids,
+            embedded=embedded,
+            squares=squares,
+            domain=domain,
+            users=batch.users,
+            known=batch.known,
+            items=batch.items,
+            there=None if batch.items is None else (batch.items != 0).any(dim=1),
+        )
+
+    def raw(self, batch: ImpressionBatch) -> dict[str, Tensor]:
+        """The output of each head `(B,)`, with terms and bias towers: a logit, or a value in units that it learns; in
+        training also the logit of each of the matches."""
+        embedded, domain = self._embedded(batch), self._domain(batch)
         layers = []
         if self.body is not None:
-            layers = self.body(self.inputs(batch, vectors), domain_ids=batch.domain_ids)
-        read = [None if one is None else layers[one[0]][:, one[1]] for one in self._branches]
-        raw = self.heads(read, domain_ids=batch.domain_ids, products=self._reads.factors(vectors))
+            assert embedded is not None
+            layers = self.body(self._inputs(batch, embedded, domain), domain_ids=batch.domain_ids)
+        nothing = batch.domain_ids.new_empty(len(batch), 0, dtype=torch.float32)
+        read = [nothing if one is None else layers[one[0]][:, one[1]] for one in self._branches]
+        products = None if embedded is None else self._reads.factors(embedded)
+        raw = self.heads(read, domain_ids=batch.domain_ids, products=products)
+        if self.terms is not None:
+            raw = self.terms(self._term_input(batch, embedded, domain), raw)
         for number, (tower, wanted) in enumerate(zip(self.biases, self._bias_heads, strict=True)):
             fields = batch.fields[1 + number]
             if fields is None:
@@ -199,7 +246,7 @@ class ImpressionNetwork(nn.Module):
         for number, name in enumerate(self._values):
             raw[name] = raw[name] * self.value_sd[number] + self.value_mean[number]
         if self.training:
-            raw |= {name: match(vectors) for name, match in zip(self._match_names, self.matches, strict=True)}
+            raw |= {name: match(embedded) for name, match in zip(self._match_names, self.matches, strict=True)}
         return raw
 
     def forward(self, batch: ImpressionBatch) -> dict[str, Output]:
@@ -211,11 +258,12 @@ class ImpressionNetwork(nn.Module):
         return {name: found[name] if name in found else raw[name] for name in names}
 
     def predicted(self, batch: ImpressionBatch) -> dict[str, Tensor]:
-        """Probabilities, and values in the units of their labels, of every output `(B,)` in float64."""
+        """Probabilities, odds, and values in the units of their labels, of every output `(B,)` in float64."""
         found: dict[str, Tensor] = {}
         for name, output in self(batch).items():
             if isinstance(output, LogProbability):
-                found[name] = output.log_p.double().exp()
+                log_p = output.log_p.double()
+                found[name] = (log_p - output.log_not_p.double() if name in self._odds else log_p).exp()
             else:
                 value = output.double()
                 found[name] = in_label_units("log_mse", value) if name in self._logarithms else value

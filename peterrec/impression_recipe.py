@@ -6,13 +6,13 @@ from pydantic import Field, model_validator
 
 from peterrec.history_recipe import HistoryRecipe, MaxLengthKey, ReadoutKey, TrainReadoutKey
 from peterrec.settings import Settings
+from peterrec.term_recipe import Name, Term
 
 Router = Literal["one_hot", "softmax", "linear", "hard_concrete", "matrix"]
 Loss = Literal["bce", "mse", "log_mse", "bpr", "listwise"]
 GroupLoss = Literal["bpr", "listwise"]
 Watched = Literal["auc", "log_loss"]
 Channels = tuple[Annotated[int, Field(ge=1)], ...]
-Name = Annotated[str, Field(min_length=1)]
 # the keys of a body layer that belong to one router or two
 OF_ROUTER: dict[str, tuple[Router, ...]] = {
     "tied": ("softmax",),
@@ -87,8 +87,10 @@ class Head(Settings):
     """One output of the network: a probability, a value, or a score that only orders rows."""
 
     name: Name
-    output: Literal["probability", "value", "score"] = Field(
-        default="probability", description="a logit, a number as it is, or a score: a number of which the order counts"
+    output: Literal["probability", "value", "score", "odds"] = Field(
+        default="probability",
+        description="of a logit, a probability or its odds e^logit, the expected time where positives weigh theirs; "
+        "a number as it is; or a score: a number of which the order counts",
     )
     layer: int | Literal["none"] = Field(
         default=-1, description="which layer of the body it reads: -1 the top, 0 the lowest; none: its product alone"
@@ -169,6 +171,10 @@ class Objective(Settings):
         "is then no input; user, if not given",
     )
     weight: float = Field(default=1.0, gt=0, description="of this loss in the sum")
+    weight_by: Name | None = Field(
+        default=None,
+        description="bce: a label or numeric field, such as a time watched, that rows of label 1 weigh; others weigh 1",
+    )
     space: str | None = Field(default=None, description="rows that count, such as 'click == 1'; all, if not given")
 
     @model_validator(mode="after")
@@ -188,6 +194,9 @@ class Measure(Settings):
 
     of: Name = Field(description="the head, or the derived probability, that is measured")
     label: Name = Field(description="the label that it is measured against")
+    weight_by: Name | None = Field(
+        default=None, description="of odds: measured against this where the label is 1, against 0 where it is 0"
+    )
     space: str | None = Field(default=None, description="rows that count, such as 'click == 1'; all, if not given")
 
 
@@ -219,7 +228,10 @@ class ImpressionTask(HistoryRecipe):
 
     kind: Literal["impressions"] = Field(description="labelled rows: who was shown what, where, and what came of it")
     features: Features = Features()
-    body: tuple[BodyLayer, ...] = Field(default=(), description="layers of experts, the lowest first")
+    body: tuple[BodyLayer, ...] = Field(
+        default=(), description="layers of experts, the lowest first; may be missing where there are terms"
+    )
+    terms: tuple[Term, ...] = Field(default=(), description="interactions of fields, logits added to those of heads")
     tower: Tower = Tower()
     heads: tuple[Head, ...] = Field(
         default=(),
@@ -252,7 +264,7 @@ class ImpressionTask(HistoryRecipe):
     def _consistent(self) -> "ImpressionTask":
         deep = not self.heads or any(head.layer != "none" for head in self.heads)
         if deep and not self.body:
-            raise ValueError("body: name at least one layer of experts, with [[body]]")
+            self._check_without_body()
         if self.body and not deep:
             raise ValueError("body: no head reads it (layer = 'none' in all of [[heads]]); leave it out")
         if bool(self.heads) != bool(self.objectives):
@@ -274,6 +286,10 @@ class ImpressionTask(HistoryRecipe):
         for bias in self.biases:
             if unknown := [name for name in bias.heads or () if self.heads and name not in known]:
                 raise ValueError(f"biases: there is no head {unknown[0]!r}")
+        for term in self.terms:
+            if unknown := [name for name in term.heads or () if self.heads and name not in known]:
+                raise ValueError(f"terms: there is no head {unknown[0]!r}")
+        self._check_odds()
         return self
 
     def _check_matches(self, known: set[str]) -> set[str]:
@@ -286,6 +302,31 @@ class ImpressionTask(HistoryRecipe):
             if name not in {one.of for one in self.objectives}:
                 raise ValueError(f"matches: no loss reaches {name!r}; name it in one of [[objectives]]")
         return set(names)
+
+    def _check_without_body(self) -> None:
+        if not self.terms:
+            raise ValueError("body: name at least one layer of experts, with [[body]], or terms, with [[terms]]")
+        if (
+            self.tower != Tower()
+            or any(one.hidden for one in self.heads)
+            or any(one.parents and one.link == "features" for one in self.heads)
+        ):
+            raise ValueError("without [[body]] a head is a constant and its terms: it has no tower and no features")
+        if self.domains is not None:
+            raise ValueError("domains gives body and towers weights a domain: name [[body]], or leave domains out")
+        if self.features.vectors != Features.model_fields["vectors"].default:
+            raise ValueError("features.vectors is for the body's input: name [[body]], or leave it out")
+
+    def _check_odds(self) -> None:
+        odds = {head.name for head in self.heads if head.output == "odds"}
+        for one in self.objectives:
+            if one.weight_by is not None and one.loss != "bce":
+                raise ValueError(
+                    f"objectives: weight_by belongs to loss = 'bce', and that of {one.of!r} is {one.loss!r}"
+                )
+        for one in self.measures:
+            if one.weight_by is not None and one.of not in odds:
+                raise ValueError(f"measures: weight_by is for a head with output = 'odds', which {one.of!r} is not")
 
     def _check_heads(self) -> None:
         before: list[str] = []
@@ -304,6 +345,6 @@ class ImpressionTask(HistoryRecipe):
                         f"heads: {head.name!r} reads no layer of the body: give it a product, and neither fields nor "
                         "hidden layers; parents go with link = 'logits'"
                     )
-            elif not -len(self.body) <= head.layer < len(self.body):
+            elif head.layer != -1 and not -len(self.body) <= head.layer < len(self.body):
                 raise ValueError(f"heads: {head.name!r} reads layer {head.layer}; the body has {len(self.body)}")
             before.append(head.name)

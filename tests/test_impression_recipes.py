@@ -251,7 +251,9 @@ def compare(found, expected):
 
 def test_these_are_all_the_recipes():
     linked = {"nmtr", "conet", "sconet", "dupn", "deepmcp"}  # other fields and labels: test_linked_recipes.py
-    assert set(RECIPES) | linked == {name for name in names("tasks") if isinstance(any_task(name), ImpressionTask)}
+    rankers = {"lr", "fm", "ffm", "wide_deep", "deepfm", "youtube_ranking"}  # in test_ranker_recipes
+    found = {name for name in names("tasks") if isinstance(any_task(name), ImpressionTask)}
+    assert set(RECIPES) | linked | rankers == found
 
 
 @pytest.mark.parametrize("vectors", [False, True], ids=["fields", "vectors"])

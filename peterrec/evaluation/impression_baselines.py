@@ -84,7 +84,7 @@ def _predicted(
         if measure.of not in plan.values:
             return None
         return rating_predictions(name, impressions, measure, split=split, weighted=weighted, seed=seed)
-    if measure.of in plan.values:
+    if plan.is_value(measure):
         if name == REGRESSION:
             return None
         return _means(impressions, measure, train, split.test, per_domain=name == RATE_OF_DOMAIN, weighted=weighted)

@@ -123,6 +123,8 @@ def _asked(world: World, impressions: Impressions, plan: Design) -> dict[str, st
     }
     found: dict[str, str] = {}
     for name, measure in measures_of(plan).items():
+        if measure.weight_by is not None:  # of all rows; the oracle knows the time of clicks
+            continue
         counts = counted_rows(impressions, measure) & np.isfinite(label_of(impressions, measure))
         for space, rows in spaces.items():
             known = _KNOWN.get((columns.get(measure.label, ""), space))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from peterrec.data.impressions.impressions import Impressions
 from peterrec.evaluation.impression_arena import ImpressionArena
-from peterrec.evaluation.impression_measures import counted_rows, label_of, measures_of
+from peterrec.evaluation.impression_measures import asked_of, counted_rows, label_of, measures_of
 from peterrec.impression_design import Design
 from peterrec.metrics.impression_rows import ImpressionRows, MeasuredOutput, replicates_of
 from peterrec.metrics.intervals import AllDraws, all_draws
@@ -75,7 +75,7 @@ def entrant(
             for seed, by_measure in predicted.items()
         ],
         {
-            of: (one.label, one.space, one.of in (*plan.values, *plan.scores))
+            of: (asked_of(one), one.space, plan.is_value(one) or one.of in plan.scores)
             for of, one in measures.items()
             if of in first
         },
@@ -84,8 +84,13 @@ def entrant(
 
 
 def by_measure(plan: Design, outputs: Predicted) -> dict[str, Floats]:
-    """What a network predicts, by output, as each measure of `plan` takes it."""
-    return {name: outputs[measure.of] for name, measure in measures_of(plan).items()}
+    """What a network predicts, by output, as each measure of `plan` takes it: odds against a label as a probability."""
+    return {
+        name: outputs[measure.of] / (1 + outputs[measure.of])
+        if measure.of in plan.odds and not plan.is_value(measure)
+        else outputs[measure.of]
+        for name, measure in measures_of(plan).items()
+    }
 
 
 def measured(impressions: Impressions, rows: NDArray[np.int64], plan: Design, predicted: Predicted) -> ImpressionRows:
@@ -93,7 +98,7 @@ def measured(impressions: Impressions, rows: NDArray[np.int64], plan: Design, pr
     outputs = {}
     for name, measure in measures_of(plan).items():
         if name in predicted:
-            kind = "value" if measure.of in plan.values else "score" if measure.of in plan.scores else "probability"
+            kind = "value" if plan.is_value(measure) else "score" if measure.of in plan.scores else "probability"
             counts = counted_rows(impressions, measure)[rows]
             outputs[name] = MeasuredOutput(label_of(impressions, measure)[rows], predicted[name], counts, kind)
     weight = impressions.weight if plan.task.row_weights else None

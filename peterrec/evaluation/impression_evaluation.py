@@ -79,8 +79,7 @@ def _fits(impressions: Impressions, loaded: LoadedImpressions, *, model: Path) -
         of_space = () if measure.space is None else parse_space(measure.space).names
         known = {*impressions.labels, *impressions.schema.of_kind("numeric")}
         lacking = [name for name in of_space if name not in impressions.labels]
-        if measure.label not in known:
-            lacking.insert(0, measure.label)
+        lacking = [name for name in (measure.label, measure.weight_by) if name not in (*known, None)] + lacking
         if lacking:
             raise DataError(
                 f"{impressions.folder}: {model} is measured by the label {lacking[0]!r}, which is not there. Prepare "

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peterrec.data.impressions.impressions import Impressions
+from peterrec.data.impressions.positive_weight import weighed_label
 from peterrec.data.impressions.space import parse_space
 from peterrec.impression_design import Design
 from peterrec.impression_recipe import Measure
@@ -24,10 +25,19 @@ def measures_of(plan: Design) -> dict[str, Measure]:
 
 
 def label_of(impressions: Impressions, measure: Measure) -> NDArray[np.float32]:
-    """What a measure is held against `(N,)`: a label, or a numeric field. Raises SettingsError where there is none."""
-    if measure.label in impressions.labels:
-        return impressions.labels[measure.label]
-    return impressions.numeric_field(measure.label)
+    """What a measure is held against `(N,)`: a label, or a numeric field, or what rows with label 1 weigh.
+
+    Raises SettingsError where there is none.
+    """
+    if measure.label not in impressions.labels:
+        return impressions.numeric_field(measure.label)
+    label = impressions.labels[measure.label]
+    return label if measure.weight_by is None else weighed_label(impressions, measure.weight_by, label=label)
+
+
+def asked_of(measure: Measure) -> str:
+    """What `label_of` is, in words."""
+    return measure.label if measure.weight_by is None else f"{measure.weight_by} (0 without {measure.label})"
 
 
 def counted_rows(impressions: Impressions, measure: Measure) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ from peterrec.evaluation.impression_baselines import baselines
 from peterrec.evaluation.impression_ceiling import ceiling
 from peterrec.evaluation.impression_entrant import Entrant, Predicted, by_measure, entrant
 from peterrec.evaluation.impression_fitted import ImpressionFitted
+from peterrec.evaluation.impression_measures import asked_of
 from peterrec.evaluation.impression_plan import BASELINES, ORACLE, ImpressionContestant
 from peterrec.evaluation.search_result import Searched
 from peterrec.impression_design import Design
@@ -176,7 +177,7 @@ def protocol(arena: ImpressionArena, plan: Design) -> str:
         "temporal": f"two cuts in time for all, {shares}",
     }[rule.name]
     measured = "; ".join(
-        f"{one.of} against {one.label}" + (" on all rows" if one.space is None else f" where {one.space}")
+        f"{one.of} against {asked_of(one)}" + (" on all rows" if one.space is None else f" where {one.space}")
         for one in plan.measures
     )
     over = "users" if impressions.schema.users else "rows"

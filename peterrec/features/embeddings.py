@@ -1,6 +1,7 @@
 """One vector a field of an impression."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peterrec.data.impressions.field_batch import MISSING, UNSEEN, FieldBatch, FieldSizes
@@ -58,6 +59,24 @@ class FieldEmbeddings(nn.Module):
             parts.append(torch.where(none, bag.weight[MISSING], bag(rows, offsets)).unsqueeze(1))
         if not parts:
             return batch.numeric.new_zeros(len(batch), 0, self.dim)
+        return torch.cat(parts, dim=1)
+
+    def squares(self, batch: FieldBatch, vectors: Tensor) -> Tensor:
+        """Σ (x_i v_i)² `(B, F, dim)` over the features of each field; `vectors` `(B, F, dim)` are those of the batch.
+
+        A field is one feature, but for one of several values: its n values in a row weigh x = 1/n each. What the square
+        of a field's vector has beyond this is twice the products of pairs of its own values.
+        """
+        parts = [vectors[:, : len(self.sizes) - len(self.multi)].square()]
+        for bag, (rows, offsets) in zip(self.multi, batch.multi, strict=True):
+            assert isinstance(bag, nn.EmbeddingBag)
+            ends = torch.cat((offsets[1:], offsets.new_full((1,), len(rows))))
+            count = (ends - offsets).unsqueeze(-1)
+            values = F.embedding(rows, bag.weight).square()
+            places = torch.arange(len(rows), device=rows.device)
+            mean = F.embedding_bag(places, values, offsets, mode="mean")
+            found = torch.where(count == 0, bag.weight[MISSING].square(), mean / count.clamp(min=1))
+            parts.append(found.unsqueeze(1))
         return torch.cat(parts, dim=1)
 
     def extra_repr(self) -> str:

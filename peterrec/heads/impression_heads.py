@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from peterrec.errors import SettingsError
+from peterrec.heads.constant_head import ConstantHead
 from peterrec.heads.tower_head import TowerHead
 from peterrec.impression_recipe import Head, Tower
 
 
 class ImpressionHeads(nn.Module):
     """A tower and an output a head, in the order of `heads`; `widths` says how many channels each reads, None for a
-    head that reads no body. `dim` is the width of the products of those heads that have one.
+    head that reads no body: its product alone, or, without one, nothing (a constant, to which terms are added). `dim`
+    is the width of the products of those heads that have one.
 
     `link = "features"` gives a head the features that its parents' outputs read, beside its own and through one more
     layer (DBMTL, Wang et al., arXiv 1902.09154); a parent's features hold those of its own parents. `link = "logits"`
@@ -28,7 +30,7 @@ class ImpressionHeads(nn.Module):
         self.names = tuple(head.name for head in heads)
         self.links = tuple(head.link for head in heads)
         self.parents = tuple(tuple(self.names.index(parent) for parent in head.parents) for head in heads)
-        built: list[TowerHead] = []
+        built: list[TowerHead | ConstantHead] = []
         for head, width, parents in zip(heads, widths, self.parents, strict=True):
             assert all(parent < len(built) for parent in parents), f"{head.name} stands before a parent"
             for parent in parents if head.link == "logits" else ():
@@ -38,7 +40,9 @@ class ImpressionHeads(nn.Module):
                         f"{heads[parent].output}; use link = 'features'."
                     )
             built.append(
-                TowerHead(
+                ConstantHead()
+                if width is None and not head.product
+                else TowerHead(
                     width,
                     hidden=tower.hidden if head.hidden is None else head.hidden,
                     dropout=tower.dropout,
@@ -53,11 +57,11 @@ class ImpressionHeads(nn.Module):
         """Has the outputs start at these logits, as far as their own part goes: by the biases of their last layers."""
         started: list[float] = []
         for name, head, parents, link in zip(self.names, self.heads, self.parents, self.links, strict=True):
-            assert isinstance(head, TowerHead)
+            assert isinstance(head, TowerHead | ConstantHead)
             inherited = sum(started[parent] for parent in parents) if link == "logits" else 0.0
             own = logits.get(name, 0.0) - inherited
             if name in logits:
-                head.output.bias.fill_(own)
+                head.start_at(own)
             started.append(own + inherited)
 
     def forward(
@@ -75,7 +79,7 @@ class ImpressionHeads(nn.Module):
         for head, branch, product, parents, link in zip(
             self.heads, branches, products, self.parents, self.links, strict=True
         ):
-            assert isinstance(head, TowerHead)
+            assert isinstance(head, TowerHead | ConstantHead)
             others = [features[parent] for parent in parents] if link == "features" else []
             features.append(head.features(branch, parents=others, product=product, domain_ids=domain_ids))
             own = head.raw(features[-1], domain_ids)

@@ -18,12 +18,12 @@ def starting_logits(
     objectives: Sequence[Objective],
     rates: Sequence[float],
 ) -> dict[str, float]:
-    """The logit of each probability that, as a constant, lowers the weighted sum of the `bce` objectives most.
+    """The logit of each probability (or odds) that, as a constant, lowers the weighted sum of `bce` objectives most.
 
-    `rates` are the shares of positives on the training rows of each objective's space. What the objectives leave open
-    (which of two factors is the smaller one) stays as near to even odds as they allow.
+    `rates` are the shares of positives on the training rows of each objective's space, by weight. What the objectives
+    leave open (which of two factors is the smaller one) stays as near to even odds as they allow.
     """
-    names = [head.name for head in heads if head.output == "probability"]
+    names = [head.name for head in heads if head.output != "value"]
     known = [(one, rate) for one, rate in zip(objectives, rates, strict=True) if one.loss == "bce"]
     if not names or not known:
         return dict.fromkeys(names, 0.0)

@@ -72,6 +72,10 @@ class TowerHead(nn.Module):
             found = self.output(features, domain_ids=domain_ids)
         return found.squeeze(-1).to(torch.promote_types(found.dtype, torch.float32))
 
+    def start_at(self, value: float) -> None:
+        """Has the output start at about `value`, by its bias."""
+        self.output.bias.fill_(value)
+
     def forward(self, x: Tensor, domain_ids: Tensor | None = None) -> Tensor:
         """Maps `(B, D)`, with a domain each `(B,)` or none, to `(B,)`; for a head without parents."""
         return self.raw(self.features(x, domain_ids=domain_ids), domain_ids)

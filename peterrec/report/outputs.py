@@ -73,7 +73,7 @@ def measured_against(metrics: Metrics) -> list[str]:
     for measure in metrics.get("measures") or ():
         if isinstance(measure, dict) and measure.get("of") is not None:
             space = f"where {reading.plain(measure['space'])}" if measure.get("space") else "on all rows"
-            told.append(f"{reading.label_of(measure['of'])}: {reading.plain(measure.get('label'))}, {space}.")
+            told.append(f"{reading.label_of(measure['of'])}: {reading.plain(_held_against(measure))}, {space}.")
     return told
 
 
@@ -93,3 +93,9 @@ def _cells(
 def _names(metrics: Metrics) -> list[MeasureName]:
     found: list[Any] = [MeasureName.parse(name) for name in reading.metric_names({**metrics, "metric": None})]
     return [name for name in found if name is not None]
+
+
+def _held_against(measure: dict[str, Any]) -> object:
+    """The label of a measure; of odds as an expectation what rows with the label weigh."""
+    by = measure.get("weight_by")
+    return measure.get("label") if by is None else f"{by}, 0 without {measure.get('label')}"

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from peterrec.data.impressions.impressions import Impressions
+from peterrec.data.impressions.positive_weight import positive_weights, weighed_label
 from peterrec.data.impressions.space import parse_space
 from peterrec.data.upload import upload
 from peterrec.errors import DataError
@@ -109,8 +110,8 @@ class ImpressionProgram:
         weight = np.ones(len(impressions), dtype=np.float32)
         if row_weights and impressions.weight is not None:
             weight = np.asarray(impressions.weight, dtype=np.float32)
-        self._wanted = [wanted(impressions, one.label, one.space, weight=weight) for one in self._objectives]
-        self._checked = [wanted(impressions, one.label, one.space, weight=weight) for one in self._measures]
+        self._wanted = [self._learned(one, weight=weight) for one in self._objectives]
+        self._checked = [self._compared(one, weight=weight) for one in self._measures]
         within = next((one.group for one in self._objectives if one.group is not None), None)
         self._groups: Ints | None = None if within is None else groups_of(impressions, within)
         self._scores = {one.of for one in self._objectives if one.group is not None}
@@ -124,6 +125,7 @@ class ImpressionProgram:
                     f"{impressions.folder}: no {one.group} has training rows with and without {one.label}, so that "
                     'none can be ranked above another. Take another `within`, or loss = "bce".'
                 )
+        self._mean_weights = [self._mean_weight(found) for found in self._wanted]
         # a squared error counts in units of the variance, so that seconds and shares weigh alike
         self._units = [self._unit(one, found) for one, found in zip(self._objectives, self._wanted, strict=True)]
         data.network.start_at_rates(self._objectives, [self._rate(found) for found in self._wanted])
@@ -139,6 +141,25 @@ class ImpressionProgram:
             for text in (data.vectors.plan(), of_rows):
                 if note is not None and text is not None:
                     note(text)
+
+    def _learned(self, one: Objective, *, weight: Floats) -> Wanted:
+        """What an objective learns; with `weight_by` rows of label 1 weigh as much more (Covington et al., 2016)."""
+        impressions = self.data.impressions
+        found = wanted(impressions, one.label, one.space, weight=weight)
+        if one.weight_by is None:
+            return found
+        more = positive_weights(impressions, one.weight_by, label=found.label)
+        return Wanted(found.label, np.where(np.isnan(more), 0, found.weight * more).astype(np.float32))
+
+    def _compared(self, one: Measure, *, weight: Floats) -> Wanted:
+        """What a measure is held against; with `weight_by` the weight of label 1, and 0 of label 0."""
+        impressions = self.data.impressions
+        found = wanted(impressions, one.label, one.space, weight=weight)
+        if one.weight_by is None:
+            return found
+        label = weighed_label(impressions, one.weight_by, label=found.label)
+        known = np.isfinite(label)
+        return Wanted(np.where(known, label, 0).astype(np.float32), np.where(known, found.weight, 0).astype(np.float32))
 
     def _unit(self, one: Objective, found: Wanted) -> float:
         """What a loss of 1 is: of values, the variance of what is learned on the training rows; scales their head."""
@@ -185,13 +206,23 @@ class ImpressionProgram:
 
     def _step(self, rows: Ints, *, draw: tuple[int, ...] = ()) -> ImpressionStep:
         weighed = [self._weighed(one, found, rows) for one, found in zip(self._objectives, self._wanted, strict=True)]
+        # with weight_by a batch's own sum would make batches of long times count less, and odds too small
+        sums = [
+            weight if one.weight_by is None else count * mean
+            for one, mean, (count, weight) in zip(self._objectives, self._mean_weights, weighed, strict=True)
+        ]
         return ImpressionStep(
             rows,
             tuple(count for count, _ in weighed),
-            tuple(weight for _, weight in weighed),
+            tuple(sums),
             pairs=0 if self._neighbours is None else self._neighbours.count(rows),
             draw=draw,
         )
+
+    def _mean_weight(self, found: Wanted) -> float:
+        """The mean weight of the training rows that count."""
+        weights = found.weight[self._train]
+        return float(weights.sum(dtype=np.float64) / np.count_nonzero(weights))
 
     def _weighed(self, one: Objective, found: Wanted, rows: Ints) -> tuple[int, float]:
         """How many of `rows` count for an objective, and what its sum over them is divided by."""
@@ -295,11 +326,13 @@ class ImpressionProgram:
         for one, right in zip(self._measures, self._checked, strict=True):
             counts = right.weight[self._validation] > 0
             label, prediction = right.label[self._validation][counts], predicted[one.of][counts]
+            if one.of in self.data.network.odds and one.weight_by is None:
+                prediction = prediction / (1 + prediction)
             weight = right.weight[self._validation][counts]
             if one.of in self._scores:
                 figures = {"auc": float(auc(label, prediction, weights=weight))}
                 watched.append((figures["auc"], information(label, weights=weight)))
-            elif one.of in self.data.network.values:
+            elif one.of in self.data.network.values or one.weight_by is not None:
                 figures = {"rmse": float(rmse(label, prediction, weights=weight))}
                 watched.append((explained_variance(label, prediction, weights=weight), float(weight.sum()) / 4))
             else:
