@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from peterrec.balancing_recipe import BalancerName, Balancing, check_balancing
 from peterrec.history_recipe import HistoryRecipe, MaxLengthKey, ReadoutKey, TrainReadoutKey
 from peterrec.settings import Settings
 
@@ -179,6 +180,8 @@ class ImpressionTask(HistoryRecipe):
     )
     objectives: tuple[Objective, ...] = Field(default=(), description="losses; they go with heads")
     measures: tuple[Measure, ...] = Field(default=(), description="what is measured; the objectives, if not given")
+    balancer: BalancerName = Field(default="sum", description="how the losses become one update")
+    balancing: Balancing = Balancing()
     biases: tuple[Bias, ...] = Field(default=(), description="towers whose logits are added")
     domains: Domains | None = Field(default=None, description="weights a domain (STAR); without it all domains share")
     row_weights: bool = Field(default=True, description="use the weights of the data, if it has some")
@@ -187,8 +190,9 @@ class ImpressionTask(HistoryRecipe):
     max_length: MaxLengthKey = 50
     adapter: str = Field(default="none", min_length=1, description="adapter when none is asked for: a name or a .toml")
     metric: Watched = Field(
-        default="auc", description="validation figure that early stopping watches: the mean over the measures, "
-        "each by what its labels tell (a rare one weighs less)"
+        default="auc",
+        description="validation figure that early stopping watches: the mean over the measures, "
+        "each by what its labels tell (a rare one weighs less)",
     )
 
     @model_validator(mode="after")
@@ -200,6 +204,7 @@ class ImpressionTask(HistoryRecipe):
         if not self.heads and (self.derived or self.measures):
             raise ValueError("derived and measures speak of heads: name these, with [[heads]]")
         self._check_heads()
+        check_balancing(self.balancer, self.balancing)
         known = {*(head.name for head in self.heads), *self.derived}
         for key, of in (
             ("objectives", [one.of for one in self.objectives]),

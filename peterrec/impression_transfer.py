@@ -146,6 +146,8 @@ def fit_impressions(
         metric=plan.task.metric,
         row_weights=plan.task.row_weights,
         settings=settings,
+        balancer=plan.task.balancer,
+        balancing=plan.task.balancing,
         note=progress.note,
     )
     result = train(program, settings, checkpoints=checkpoints, tracker=tracker, progress=progress)

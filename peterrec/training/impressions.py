@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,20 +9,23 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from peterrec.data.impressions.impressions import Impressions
-from peterrec.data.impressions.space import parse_space
+from peterrec.balancing.balancer import Balancer
+from peterrec.balancing.methods import Balanced, make_balancer
+from peterrec.balancing_recipe import BalancerName, Balancing
 from peterrec.data.upload import upload
 from peterrec.errors import DataError
 from peterrec.impression_recipe import Measure, Objective
 from peterrec.metrics.click_rates import auc, explained_variance, information, log_loss, rmse
 from peterrec.objectives.impression_losses import check_labels, masked_sum, row_losses
+from peterrec.objectives.log_probability import LogProbability
+from peterrec.training.impression_labels import Wanted, objective_names, wanted
 from peterrec.training.impression_reader import ImpressionReader
 from peterrec.training.micro_batch import micro_batch
 from peterrec.training.settings import TrainingSettings
 from peterrec.training.table_update import update_read_rows
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
+PROBE = 256  # rows by which it is found what objectives share
 
 
 class ImpressionSettings(TrainingSettings):
@@ -37,13 +39,6 @@ class ImpressionSettings(TrainingSettings):
         "each step computes them again.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Not to be set here: --seeds gives each run its own.")
-
-
-class Wanted(NamedTuple):
-    """The label of some rows `(N,)`, zero where they do not count, and what each weighs `(N,)`: 0 where it does not."""
-
-    label: Floats
-    weight: Floats
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,8 @@ class ImpressionProgram:
         metric: str,
         row_weights: bool,
         settings: ImpressionSettings,
+        balancer: BalancerName = "sum",
+        balancing: Balancing | None = None,
         note: Callable[[str], object] | None = None,
     ):
         self.data = data
@@ -93,6 +90,8 @@ class ImpressionProgram:
         self._train = np.sort(train)
         self._validation = validation
         self._settings = settings
+        self.balancer: BalancerName = balancer
+        self.balancing = Balancing() if balancing is None else balancing
         impressions = data.impressions
         weight = np.ones(len(impressions), dtype=np.float32)
         if row_weights and impressions.weight is not None:
@@ -107,7 +106,7 @@ class ImpressionProgram:
         # a squared error counts in units of the variance, so that seconds and shares weigh alike
         self._units = [self._unit(one, found) for one, found in zip(self._objectives, self._wanted, strict=True)]
         data.network.start_at_rates(self._objectives, [self._rate(found) for found in self._wanted])
-        self._names = _names(self._objectives)
+        self._names = objective_names(self._objectives)
         self._sums: Tensor | None = None
         if data.vectors is not None and data.model is not None:
             of_rows = update_read_rows(data.model.base_encoder, settings)
@@ -182,23 +181,47 @@ class ImpressionProgram:
 
     def loss(self, piece: ImpressionPiece, device: torch.device) -> tuple[Tensor, float]:
         """What a piece adds to the loss of its step, and 1."""
+        total, losses = self.losses(piece, device)
+        for loss in losses:
+            total = total + loss
+        return total, 1.0
+
+    def losses(self, piece: ImpressionPiece, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+        """The same apart: penalties, and the loss of each objective times its weight, all `()`."""
         outputs = self.data.network(self.data.batch(piece.rows, device))
         step = piece.step
-        total = self.data.network.penalty() * (len(piece.rows) / len(step.rows))
-        sums = []
-        for number, (one, found) in enumerate(zip(self._objectives, self._wanted, strict=True)):
+        penalty = self.data.network.penalty() * (len(piece.rows) / len(step.rows))
+        found, sums = [], []
+        for number, (one, right) in enumerate(zip(self._objectives, self._wanted, strict=True)):
             if not step.counts[number]:
-                sums.append(total.detach() * 0)
+                found.append(penalty.detach() * 0)
+                sums.append(found[-1])
                 continue
-            label = upload(torch.from_numpy(found.label[piece.rows]), device)
-            weight = upload(torch.from_numpy(found.weight[piece.rows]), device)
+            label = upload(torch.from_numpy(right.label[piece.rows]), device)
+            weight = upload(torch.from_numpy(right.weight[piece.rows]), device)
             losses = row_losses(one.loss, outputs[one.of], label)
             mean = masked_sum(losses, weight > 0, weight)[0] / (step.weights[number] * self._units[number])
-            total = total + one.weight * mean
+            found.append(one.weight * mean)
             sums.append(mean.detach() * step.counts[number])
         now = torch.stack(sums)
         self._sums = now if self._sums is None else self._sums + now
-        return total, 1.0
+        return penalty, found
+
+    def make_balancer(self, tensors: int) -> Balancer:
+        """The recipe's, of objectives that share so many tensors. Raises SettingsError for what does not fit."""
+        squared = [one.loss != "bce" for one in self._objectives]
+        return make_balancer(self.balancer, Balanced(self._names, squared, tensors), options=self.balancing)
+
+    def probe(self, device: torch.device) -> Sequence[Tensor]:
+        """For each objective, a mix `()` of what is predicted for some training rows."""
+        rows = np.unique(self._train[np.linspace(0, len(self._train) - 1, PROBE).astype(np.int64)])
+        outputs = self.data.network(self.data.batch(rows, device))
+        mix = torch.linspace(0.5, 1.5, len(rows), device=device)
+        found = []
+        for one in self._objectives:
+            output = outputs[one.of]
+            found.append(((output.logit if isinstance(output, LogProbability) else output) * mix).sum())
+        return found
 
     def validate(self) -> dict[str, float]:
         """The watched figure, and AUC and log loss of each measure, on the validation rows."""
@@ -225,33 +248,3 @@ class ImpressionProgram:
         values, told = zip(*defined, strict=True) if defined else ((), ())
         mean = float(np.average(values, weights=told)) if defined else float("nan")
         return {self.metric: mean, **found}
-
-
-def wanted(impressions: Impressions, label: str, space: str | None, *, weight: Floats) -> Wanted:
-    """The label `label` of all rows, and what those in `space` weigh.
-
-    Raises DataError where the data have no such label or numeric field.
-    """
-    labels = impressions.labels
-    if label in labels:
-        values = np.asarray(labels[label], dtype=np.float32)
-    elif label in impressions.schema.of_kind("numeric"):
-        values = np.asarray(impressions.numeric_field(label), dtype=np.float32)
-    else:
-        raise DataError(
-            f"{impressions.folder}: there is no label {label!r}; there are {', '.join(labels)}. Prepare the "
-            f"impressions with --label {label}, or name another label in the task."
-        )
-    counts = np.isfinite(values)
-    if space is not None:
-        parsed = parse_space(space)
-        if missing := [name for name in parsed.names if name not in labels]:
-            raise DataError(f"{impressions.folder}: space {space!r} needs the label {missing[0]}, which is not there.")
-        counts &= np.asarray(parsed.rows(labels), dtype=bool)
-    return Wanted(np.where(counts, values, 0).astype(np.float32), np.where(counts, weight, 0).astype(np.float32))
-
-
-def _names(objectives: Sequence[Objective]) -> list[str]:
-    """A name for each objective: of what learns, with the label where a prediction learns several."""
-    learned = [one.of for one in objectives]
-    return [one.of if learned.count(one.of) == 1 else f"{one.of}:{one.label}" for one in objectives]
