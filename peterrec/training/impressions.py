@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from peterrec.balancing.balancer import Balancer
-from peterrec.balancing.methods import Balanced, make_balancer
 from peterrec.balancing_recipe import BalancerName, Balancing
 from peterrec.data.upload import upload
 from peterrec.errors import DataError
@@ -18,6 +17,7 @@ from peterrec.impression_recipe import Measure, Objective
 from peterrec.metrics.click_rates import auc, explained_variance, information, log_loss, rmse
 from peterrec.objectives.impression_losses import check_labels, masked_sum, row_losses
 from peterrec.objectives.log_probability import LogProbability
+from peterrec.training.impression_balancing import objectives_balanced
 from peterrec.training.impression_labels import Wanted, objective_names, wanted
 from peterrec.training.impression_reader import ImpressionReader
 from peterrec.training.micro_batch import micro_batch
@@ -209,8 +209,7 @@ class ImpressionProgram:
 
     def make_balancer(self, tensors: int) -> Balancer:
         """The recipe's, of objectives that share so many tensors. Raises SettingsError for what does not fit."""
-        squared = [one.loss != "bce" for one in self._objectives]
-        return make_balancer(self.balancer, Balanced(self._names, squared, tensors), options=self.balancing)
+        return objectives_balanced(self._objectives, balancer=self.balancer, options=self.balancing, tensors=tensors)
 
     def probe(self, device: torch.device) -> Sequence[Tensor]:
         """For each objective, a mix `()` of what is predicted for some training rows."""
