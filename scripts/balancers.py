@@ -48,9 +48,10 @@ def table(metrics: dict[str, Any]) -> str:
     models = [row for row in metrics["results"] if row["role"] == "model"]
     names = [MeasureName.parse(name) for name in models[0]["metrics"]]
     shown = [str(one) for one in names if one is not None and one.domain is None and one.measure in ("auc", "rmse")]
-    gains = {row["contestant"]: row for row in metrics["gains"] if row["metric"] == metrics["metric"]}
+    main, first = metrics["metric"], models[0]["name"]
+    gains = {row["over"]: row for row in metrics["gains"] if row["metric"] == main and row["of"] == first}
     lines = [
-        "| balancer | " + " | ".join(shown) + f" | {metrics['metric']} − sum | s a seed | peak MiB | weights at the end |",
+        "| balancer | " + " | ".join(shown) + f" | {main} − sum | s a seed | peak MiB | weights at the end |",
         "|" + "---|" * (len(shown) + 5),
     ]
     for row in models:
@@ -59,7 +60,8 @@ def table(metrics: dict[str, Any]) -> str:
             one = row["metrics"][name]
             figures.append(f"{one['value']:.4f} [{one['low']:.4f}, {one['high']:.4f}]")
         gain = gains.get(row["name"])
-        over = "–" if gain is None else f"{gain['value']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        # told of the sum over this one
+        over = "–" if gain is None else f"{-gain['value']:+.4f} [{-gain['high']:+.4f}, {-gain['low']:+.4f}]"
         memory = row.get("peak_memory_bytes")
         weights = last_weights(metrics["curves"], row["name"])
         cells = [

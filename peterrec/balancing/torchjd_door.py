@@ -77,8 +77,9 @@ class TorchJD(Balancer):
             try:
                 self._of_number[number] = self._made(self.options, number)
             except ImportError as problem:
+                cause = str(problem).partition(" Install")[0].rstrip(".")  # torchjd's own hint names its extra
                 raise SettingsError(
-                    f"balancer = {self.name!r} needs packages that are not installed ({problem}). Install them with: "
+                    f"balancer = {self.name!r} needs packages that are not installed ({cause}). Install them with: "
                     f'pip install "{EXTRAS.get(self.name, "torchjd")}"'
                 ) from None
         return self._of_number[number]

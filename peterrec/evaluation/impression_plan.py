@@ -55,7 +55,8 @@ class ImpressionPlan(TrainingPlan[ImpressionContestant]):
         for one in compared:
             if one.task.name in RESERVED:
                 raise SettingsError(
-                    f"{one.words[1]}: {one.task.name!r} is the name of a row beside the models; call the recipe otherwise."
+                    f"{one.words[1]}: {one.task.name!r} is the name of a row beside the models; call the recipe "
+                    "otherwise."
                 )
         if request.logs is not None:
             raise SettingsError(

@@ -29,12 +29,9 @@ def named_recipes(names: Sequence[str | Path], *, balancers: Sequence[str]) -> t
         words = ("--task", str(name))
         if not balancers:
             found.append(NamedRecipe(task, words))
-        found += [
-            NamedRecipe(
-                _balanced(task, balancer), (*words, *(("--balancer", balancer) if balancer != task.balancer else ()))
-            )
-            for balancer in balancers
-        ]
+        for balancer in balancers:
+            more = () if balancer == task.balancer else ("--balancer", balancer)
+            found.append(NamedRecipe(_balanced(task, balancer), (*words, *more)))
     return tuple(found)
 
 
@@ -46,8 +43,8 @@ def _balanced(task: ImpressionTask, balancer: str) -> ImpressionTask:
         return task
     if balancer == "static":
         raise SettingsError(
-            f"task {task.name}: balancer = 'static' needs balancing.weights; set both in a recipe of your own, and name "
-            "it with --task."
+            f"task {task.name}: balancer = 'static' needs balancing.weights; set both in a recipe of your own, and "
+            "name it with --task."
         )
     options = {key: value for key, value in dump(task.balancing).items() if balancer in OF_BALANCER[key]}
     values = {**dump(task), "name": f"{task.name}+{balancer}", "balancer": balancer, "balancing": options}
