@@ -4,6 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from peterrec.balancing_recipe import BalancerName, Balancing, check_balancing
 from peterrec.history_recipe import HistoryRecipe, MaxLengthKey, ReadoutKey, TrainReadoutKey
 from peterrec.settings import Settings
 from peterrec.term_recipe import Name, Term
@@ -247,6 +248,8 @@ class ImpressionTask(HistoryRecipe):
     correlation: Correlation | None = Field(
         default=None, description="what users took near each other, to train fields; without it there is no such loss"
     )
+    balancer: BalancerName = Field(default="sum", description="how the losses become one update")
+    balancing: Balancing = Balancing()
     biases: tuple[Bias, ...] = Field(default=(), description="towers whose logits are added")
     domains: Domains | None = Field(default=None, description="weights a domain (STAR); without it all domains share")
     row_weights: bool = Field(default=True, description="use the weights of the data, if it has some")
@@ -275,6 +278,7 @@ class ImpressionTask(HistoryRecipe):
             named = " and ".join(groups)
             raise ValueError(f"objectives: a batch holds whole groups of one kind, and within is {named}")
         self._check_heads()
+        check_balancing(self.balancer, self.balancing)
         known = {*(head.name for head in self.heads), *self.derived}
         learned = self._check_matches(known)
         for key, of in (

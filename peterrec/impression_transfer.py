@@ -147,6 +147,8 @@ def fit_impressions(
         row_weights=plan.task.row_weights,
         settings=settings,
         correlation=plan.task.correlation,
+        balancer=plan.task.balancer,
+        balancing=plan.task.balancing,
         note=progress.note,
     )
     result = train(program, settings, checkpoints=checkpoints, tracker=tracker, progress=progress)

@@ -114,7 +114,7 @@ def test_what_the_body_reads_stands_in_order():
     impressions = draw(rows=40, history=True)
     fitted = built("shared_bottom", impressions, with_encoder=encoder())
     network, batch = fitted.network.eval(), batch_of(fitted, impressions, np.arange(40))
-    x = network.inputs(batch, network.embeddings(batch.fields[0]))
+    x = network.inputs(batch)
     dim, fields = fitted.plan.task.features.dim, len(fitted.plan.fields)
     assert torch.equal(x[:, : fields * dim], network.embeddings(batch.fields[0]).flatten(1))
     assert torch.equal(x[:, fields * dim : (fields + 1) * dim], network.domain(batch.domain_ids))

@@ -20,6 +20,9 @@ def finetune(
         str | None,
         typer.Option("--adapter", "-a", help="An adapter (`peterrec list adapters`) or a .toml. [default: the task's]"),
     ] = None,
+    balancer: Annotated[
+        str | None, typer.Option(help="Of impressions: how the losses become one update. [default: the task's]")
+    ] = None,
     *,
     given: StudyOptions,
 ) -> None:
@@ -47,6 +50,7 @@ def finetune(
             data=found.data,
             logs=found.logs,
             adapter_name=adapter,
+            balancer=balancer,
             seeds=given.seed_numbers,
             labels=given.labels,
             overrides=given.set or (),
@@ -76,6 +80,10 @@ def compare(
             help="scratch (random weights, all trained), random (the first adapter that freezes, on random weights); "
             "of impressions no_encoder, random. [default: scratch,random; of impressions no_encoder]"
         ),
+    ] = None,
+    balancers: Annotated[
+        str | None,
+        typer.Option(help="Of impressions: each task with each of these balancers. [default: the tasks' own]"),
     ] = None,
     learning_rates: Annotated[
         str | None,
@@ -112,6 +120,7 @@ def compare(
             adapters=None if adapters is None else _names(adapters),
             controls=None if controls is None else _names(controls),
             more_tasks=more,
+            balancers=() if balancers is None else _names(balancers),
             learning_rates=found.rates if learning_rates is None else parse_rates(learning_rates),
             seeds=given.seed_numbers,
             labels=given.labels,

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from peterrec.baselines.ratings.models import MODELS
-from peterrec.catalogue import ImpressionTask, adapter, given, impression_task
+from peterrec.catalogue import ImpressionTask, adapter, given
 from peterrec.errors import SettingsError, did_you_mean
+from peterrec.evaluation.impression_recipes import NamedRecipe, named_recipes
 from peterrec.evaluation.study_request import StudyRequest
 from peterrec.evaluation.training_plan import TrainingPlan, training_overrides
 from peterrec.run_folder import read_run
@@ -42,20 +43,22 @@ class ImpressionContestant(Contestant):
 
 @dataclass(frozen=True)
 class ImpressionPlan(TrainingPlan[ImpressionContestant]):
-    """Also where the impressions are, and the other recipes that are compared with the task, as they were named."""
+    """Also where the impressions are, and all recipes that are compared, the task first."""
 
     task: ImpressionTask
     data: Path
-    others: tuple[str, ...] = ()
+    recipes_compared: tuple[NamedRecipe, ...] = ()
 
     @classmethod
     def of(cls, request: StudyRequest) -> "ImpressionPlan":
         """The plan of a command. Raises SettingsError for what does not go with impressions."""
-        recipe = impression_task(request.task)
-        for name in (request.task, *request.more_tasks):
-            if (own := impression_task(name).name) in RESERVED:
+        compared = named_recipes((request.task, *request.more_tasks), balancers=request.balancers)
+        recipe = compared[0].task
+        for one in compared:
+            if one.task.name in RESERVED:
                 raise SettingsError(
-                    f"{name}: {own!r} is the name of a row beside the models; call the recipe otherwise."
+                    f"{one.words[1]}: {one.task.name!r} is the name of a row beside the models; call the recipe "
+                    "otherwise."
                 )
         if request.logs is not None:
             raise SettingsError(
@@ -77,7 +80,7 @@ class ImpressionPlan(TrainingPlan[ImpressionContestant]):
             seeds=tuple(recipe.seeds if request.seeds is None else request.seeds),
             source=str(request.task),
             data=request.data,
-            others=tuple(str(name) for name in request.more_tasks),
+            recipes_compared=compared,
         )
 
     def contestant(self, adapter: str | Path | None = None) -> ImpressionContestant:
@@ -88,7 +91,7 @@ class ImpressionPlan(TrainingPlan[ImpressionContestant]):
         self, adapters: Sequence[str] | None, controls: Sequence[str] | None
     ) -> list[tuple[ImpressionContestant, str]]:
         """Each recipe with each adapter, the task first; then the controls: without names, `no_encoder`."""
-        recipes = [self.task, *(impression_task(name) for name in self.others)]
+        recipes = [one.task for one in self.recipes_compared] or [self.task]
         found = [(self._contestant(task, name), "model") for task in recipes for name in adapters or [None]]
         wanted = (("no_encoder",) if self.encoder is not None else ()) if controls is None else controls
         for name in wanted:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import pyarrow as pa
 from torch import Tensor, nn
 
-from peterrec.catalogue import AdapterRecipe, ImpressionTask, impression_task
+from peterrec.catalogue import AdapterRecipe, ImpressionTask
 from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.loading import encoder_revision
 from peterrec.errors import DataError, RefusedError
@@ -29,6 +29,7 @@ from peterrec.impression_transfer import ImpressionFit, fit_codings, fit_impress
 from peterrec.run_folder import relative_to_run
 from peterrec.settings import dump
 from peterrec.training.checkpoint import Checkpoint
+from peterrec.training.impression_balancing import objectives_balanced
 from peterrec.training.impression_reader import ImpressionReader
 from peterrec.training.progress import Progress
 from peterrec.training.tracking import Tracker
@@ -56,7 +57,7 @@ class ImpressionStudy(TaskStudy[ImpressionPlan, ImpressionContestant, Impression
     def of(cls, plan: ImpressionPlan) -> Self:
         """The study of a plan. Raises what opening its data raises, SettingsError for a task that does not fit."""
         study = cls(open_impression_arena(plan))
-        for task in (plan.task, *map(impression_task, plan.others)):
+        for task in (plan.task, *(one.task for one in plan.recipes_compared)):
             study.design(task)  # what does not fit the data is refused before anything is written
         return study
 
@@ -72,12 +73,14 @@ class ImpressionStudy(TaskStudy[ImpressionPlan, ImpressionContestant, Impression
         """What a recipe comes to on the data. Raises SettingsError where it does not fit them."""
         if task.name not in self._designs:
             impressions = self._arena.impressions
-            self._designs[task.name] = design(
+            self._designs[task.name] = found = design(
                 task,
                 fields=[one.name for one in impressions.schema.fields],
                 labels=binary_labels(impressions),
                 domains=len(impressions.schema.domains),
             )
+            if task.balancer != "sum":
+                objectives_balanced(found.objectives, balancer=task.balancer, options=task.balancing, tensors=0)
         return self._designs[task.name]
 
     def recorded(self) -> dict[str, Any]:
@@ -198,9 +201,9 @@ class ImpressionStudy(TaskStudy[ImpressionPlan, ImpressionContestant, Impression
         ]
 
     def retraining(self, contestant: ImpressionContestant, *, learning_rate: float) -> list[str]:
-        plan, recipes = self.plan, (self.plan.source, *self.plan.others)
-        source = next((name for name in recipes if Path(name).stem == contestant.recipe.name), contestant.recipe.name)
-        words = ["--task", source, "--data", str(plan.data)]
+        plan, own = self.plan, contestant.recipe
+        named = next((one.words for one in plan.recipes_compared if one.task.name == own.name), ("--task", own.name))
+        words = [*named, "--data", str(plan.data)]
         if contestant.with_encoder:
             words += ["--encoder", str(plan.encoder)]
             words += ["--adapter", contestant.source] if contestant.source else []

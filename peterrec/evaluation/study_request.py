@@ -12,7 +12,8 @@ from peterrec.errors import SettingsError
 class StudyRequest:
     """The task and what it is studied on; a kind of task refuses what it has no use for.
 
-    `more_tasks` are those that a comparison sets beside the task.
+    `more_tasks` are those that a comparison sets beside the task, `balancers` what it takes in the place of the
+    recipes' own; a fine-tuning takes one at most.
     `data` is a prepared folder and `labels` the budget of training labels; `logs` are those of two domains, read with
     `bad_rows` and `memory_limit`, and `log_words` the options that name them. `overrides` are `key=value` for the
     task's training settings.
@@ -20,6 +21,7 @@ class StudyRequest:
 
     task: str | Path
     more_tasks: Sequence[str | Path] = ()
+    balancers: Sequence[str] = ()
     encoder: Path | None
     data: Path | None = None
     logs: DomainLogs | None = None
@@ -31,7 +33,12 @@ class StudyRequest:
     overrides: Sequence[str] = ()
 
     def refuse_more_tasks(self) -> None:
-        """Raises SettingsError for tasks beside the task, of a kind whose contestants are adapters."""
+        """Raises SettingsError for tasks beside the task, or balancers, of a kind whose contestants are adapters."""
+        if self.balancers:
+            raise SettingsError(
+                f"task {self.task} has no objectives to balance; --balancer and --balancers are for tasks of kind "
+                "'impressions'."
+            )
         if self.more_tasks:
             raise SettingsError(
                 f"task {self.task} compares adapters with each other, not with other tasks such as "

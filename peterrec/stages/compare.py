@@ -38,6 +38,7 @@ def run(
     adapters: Sequence[str] | None = None,
     controls: Sequence[str] | None = None,
     more_tasks: Sequence[str | Path] = (),
+    balancers: Sequence[str] = (),
     learning_rates: Sequence[float] | None = RATES,
     seeds: Sequence[int] | None = None,
     labels: int | None = None,
@@ -55,14 +56,15 @@ def run(
     best on validation users; None takes the recipes' own. Gains are those of the first adapter over everything else and
     of the others over baselines and full fine-tuning, paired by test user. Without `adapters` the task's own, the head
     alone and full fine-tuning take part; without `controls`, all of them. `more_tasks` are set beside the task
-    where it is one on impressions. An interrupted run goes on with the same call, and ends the same but for times
-    and memory. Returns what metrics.json holds.
+    where it is one on impressions, each with each of the `balancers` where there are some. An interrupted run goes on
+    with the same call, and ends the same but for times and memory. Returns what metrics.json holds.
 
     Raises SettingsError, DataError, RefusedError, ResourceError, DivergedError, BusyError.
     """
     request = StudyRequest(
         task=task_name,
         more_tasks=more_tasks,
+        balancers=balancers,
         encoder=encoder,
         data=data,
         logs=logs,

@@ -31,6 +31,7 @@ def run(
     data: Path | None = None,
     logs: DomainLogs | None = None,
     adapter_name: str | Path | None = None,
+    balancer: str | None = None,
     seeds: Sequence[int] | None = None,
     labels: int | None = None,
     overrides: Sequence[str] = (),
@@ -43,9 +44,9 @@ def run(
     """Trains adapter and head of a task for every seed; returns what metrics.json holds.
 
     A task with classes reads a prepared folder, `data`, that of the encoder by default, and at most so many `labels`. A
-    task that ranks items reads the `logs` of two domains, which stay in the run's folder, joined, as `pairs`. The model
-    that is saved is that of the first seed. Raises SettingsError, DataError, RefusedError, ResourceError,
-    DivergedError, BusyError.
+    task that ranks items reads the `logs` of two domains, which stay in the run's folder, joined, as `pairs`. One
+    on impressions may take another `balancer` than its own. The model that is saved is that of the first seed. Raises
+    SettingsError, DataError, RefusedError, ResourceError, DivergedError, BusyError.
 
     Launched as several processes, all call this: the main one does all that is said here, the others help it train and
     return nothing, whatever they were given; on other machines they must see `data`, or of a task that ranks items the
@@ -58,6 +59,7 @@ def run(
         return {}
     request = StudyRequest(
         task=task_name,
+        balancers=() if balancer is None else (balancer,),
         encoder=encoder,
         data=data,
         logs=logs,

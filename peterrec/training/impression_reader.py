@@ -54,6 +54,7 @@ class ImpressionReader:
         """The vectors `(B, F, dim)` of the network's fields in the rows `(B,)`."""
         coding = self._codings[0]
         assert coding is not None
+        assert self.network.embeddings is not None
         return self.network.embeddings(coding.batch(self.impressions, rows).to(device))
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,9 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from peterrec.data.impressions.impressions import Impressions
-from peterrec.data.impressions.positive_weight import positive_weights, weighed_label
-from peterrec.data.impressions.space import parse_space
+from peterrec.balancing.balancer import Balancer
+from peterrec.balancing_recipe import BalancerName, Balancing
 from peterrec.data.upload import upload
 from peterrec.errors import DataError
 from peterrec.impression_recipe import Correlation, Measure, Objective
@@ -22,14 +20,16 @@ from peterrec.objectives.impression_losses import check_labels, masked_sum, row_
 from peterrec.objectives.log_probability import LogProbability
 from peterrec.objectives.skip_gram import skip_gram
 from peterrec.training.correlation import Neighbours
+from peterrec.training.impression_balancing import objectives_balanced
 from peterrec.training.impression_groups import group_batches, group_part, group_runs, groups_of
+from peterrec.training.impression_labels import Wanted, compared, learned, objective_names
 from peterrec.training.impression_reader import ImpressionReader
 from peterrec.training.micro_batch import micro_batch
 from peterrec.training.settings import TrainingSettings
 from peterrec.training.table_update import update_read_rows
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
+PROBE = 256  # rows by which it is found what objectives share
 
 
 class ImpressionSettings(TrainingSettings):
@@ -43,13 +43,6 @@ class ImpressionSettings(TrainingSettings):
         "each step computes them again.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Not to be set here: --seeds gives each run its own.")
-
-
-class Wanted(NamedTuple):
-    """The label of some rows `(N,)`, zero where they do not count, and what each weighs `(N,)`: 0 where it does not."""
-
-    label: Floats
-    weight: Floats
 
 
 @dataclass(frozen=True)
@@ -96,6 +89,8 @@ class ImpressionProgram:
         row_weights: bool,
         settings: ImpressionSettings,
         correlation: Correlation | None = None,
+        balancer: BalancerName = "sum",
+        balancing: Balancing | None = None,
         note: Callable[[str], object] | None = None,
     ):
         self.data = data
@@ -106,12 +101,14 @@ class ImpressionProgram:
         self._train = np.sort(train)
         self._validation = validation
         self._settings = settings
+        self.balancer: BalancerName = balancer
+        self.balancing = Balancing() if balancing is None else balancing
         impressions = data.impressions
         weight = np.ones(len(impressions), dtype=np.float32)
         if row_weights and impressions.weight is not None:
             weight = np.asarray(impressions.weight, dtype=np.float32)
-        self._wanted = [self._learned(one, weight=weight) for one in self._objectives]
-        self._checked = [self._compared(one, weight=weight) for one in self._measures]
+        self._wanted = [learned(impressions, one, weight=weight) for one in self._objectives]
+        self._checked = [compared(impressions, one, weight=weight) for one in self._measures]
         within = next((one.group for one in self._objectives if one.group is not None), None)
         self._groups: Ints | None = None if within is None else groups_of(impressions, within)
         self._scores = {one.of for one in self._objectives if one.group is not None}
@@ -129,7 +126,7 @@ class ImpressionProgram:
         # a squared error counts in units of the variance, so that seconds and shares weigh alike
         self._units = [self._unit(one, found) for one, found in zip(self._objectives, self._wanted, strict=True)]
         data.network.start_at_rates(self._objectives, [self._rate(found) for found in self._wanted])
-        self._names = _names(self._objectives)
+        self._names = objective_names(self._objectives)
         self._correlation = correlation
         self._neighbours = None
         if correlation is not None:
@@ -141,25 +138,6 @@ class ImpressionProgram:
             for text in (data.vectors.plan(), of_rows):
                 if note is not None and text is not None:
                     note(text)
-
-    def _learned(self, one: Objective, *, weight: Floats) -> Wanted:
-        """What an objective learns; with `weight_by` rows of label 1 weigh as much more (Covington et al., 2016)."""
-        impressions = self.data.impressions
-        found = wanted(impressions, one.label, one.space, weight=weight)
-        if one.weight_by is None:
-            return found
-        more = positive_weights(impressions, one.weight_by, label=found.label)
-        return Wanted(found.label, np.where(np.isnan(more), 0, found.weight * more).astype(np.float32))
-
-    def _compared(self, one: Measure, *, weight: Floats) -> Wanted:
-        """What a measure is held against; with `weight_by` the weight of label 1, and 0 of label 0."""
-        impressions = self.data.impressions
-        found = wanted(impressions, one.label, one.space, weight=weight)
-        if one.weight_by is None:
-            return found
-        label = weighed_label(impressions, one.weight_by, label=found.label)
-        known = np.isfinite(label)
-        return Wanted(np.where(known, label, 0).astype(np.float32), np.where(known, found.weight, 0).astype(np.float32))
 
     def _unit(self, one: Objective, found: Wanted) -> float:
         """What a loss of 1 is: of values, the variance of what is learned on the training rows; scales their head."""
@@ -263,25 +241,48 @@ class ImpressionProgram:
 
     def loss(self, piece: ImpressionPiece, device: torch.device) -> tuple[Tensor, float]:
         """What a piece adds to the loss of its step, and 1."""
+        total, losses = self.losses(piece, device)
+        for loss in losses:
+            total = total + loss
+        return total, 1.0
+
+    def losses(self, piece: ImpressionPiece, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+        """The same apart: penalties and correlation, and the loss of each objective times its weight, all `()`."""
         outputs = self.data.network(self.data.batch(piece.rows, device))
         step = piece.step
-        total = self.data.network.penalty() * (len(piece.rows) / len(step.rows))
-        sums = []
-        for number, (one, found) in enumerate(zip(self._objectives, self._wanted, strict=True)):
+        penalty = self.data.network.penalty() * (len(piece.rows) / len(step.rows))
+        found, sums = [], []
+        for number, (one, right) in enumerate(zip(self._objectives, self._wanted, strict=True)):
             if not step.counts[number]:
-                sums.append(total.detach() * 0)
+                found.append(penalty.detach() * 0)
+                sums.append(found[-1])
                 continue
-            summed = self._summed(one, found, outputs[one.of], piece.rows, device)
+            summed = self._summed(one, right, outputs[one.of], piece.rows, device)
             mean = summed / (step.weights[number] * self._units[number])
-            total = total + one.weight * mean
+            found.append(one.weight * mean)
             sums.append(mean.detach() * step.counts[number])
         if self._correlation is not None:
             mean = self._correlated(piece, device)
-            total = total + self._correlation.weight * mean
+            penalty = penalty + self._correlation.weight * mean
             sums.append(mean.detach() * step.pairs)
         now = torch.stack(sums)
         self._sums = now if self._sums is None else self._sums + now
-        return total, 1.0
+        return penalty, found
+
+    def make_balancer(self, tensors: int) -> Balancer:
+        """The recipe's, of objectives that share so many tensors. Raises SettingsError for what does not fit."""
+        return objectives_balanced(self._objectives, balancer=self.balancer, options=self.balancing, tensors=tensors)
+
+    def probe(self, device: torch.device) -> Sequence[Tensor]:
+        """For each objective, a mix `()` of what is predicted for some training rows."""
+        rows = np.unique(self._train[np.linspace(0, len(self._train) - 1, PROBE).astype(np.int64)])
+        outputs = self.data.network(self.data.batch(rows, device))
+        mix = torch.linspace(0.5, 1.5, len(rows), device=device)
+        found = []
+        for one in self._objectives:
+            output = outputs[one.of]
+            found.append(((output.logit if isinstance(output, LogProbability) else output) * mix).sum())
+        return found
 
     def _correlated(self, piece: ImpressionPiece, device: torch.device) -> Tensor:
         """What the pairs around a piece's rows add to the mean correlation loss of its step, `()`."""
@@ -347,33 +348,3 @@ class ImpressionProgram:
         values, told = zip(*defined, strict=True) if defined else ((), ())
         mean = float(np.average(values, weights=told)) if defined else float("nan")
         return {self.metric: mean, **found}
-
-
-def wanted(impressions: Impressions, label: str, space: str | None, *, weight: Floats) -> Wanted:
-    """The label `label` of all rows, and what those in `space` weigh.
-
-    Raises DataError where the data have no such label or numeric field.
-    """
-    labels = impressions.labels
-    if label in labels:
-        values = np.asarray(labels[label], dtype=np.float32)
-    elif label in impressions.schema.of_kind("numeric"):
-        values = np.asarray(impressions.numeric_field(label), dtype=np.float32)
-    else:
-        raise DataError(
-            f"{impressions.folder}: there is no label {label!r}; there are {', '.join(labels)}. Prepare the "
-            f"impressions with --label {label}, or name another label in the task."
-        )
-    counts = np.isfinite(values)
-    if space is not None:
-        parsed = parse_space(space)
-        if missing := [name for name in parsed.names if name not in labels]:
-            raise DataError(f"{impressions.folder}: space {space!r} needs the label {missing[0]}, which is not there.")
-        counts &= np.asarray(parsed.rows(labels), dtype=bool)
-    return Wanted(np.where(counts, values, 0).astype(np.float32), np.where(counts, weight, 0).astype(np.float32))
-
-
-def _names(objectives: Sequence[Objective]) -> list[str]:
-    """A name for each objective: of what learns, with the label where a prediction learns several."""
-    learned = [one.of for one in objectives]
-    return [one.of if learned.count(one.of) == 1 else f"{one.of}:{one.label}" for one in objectives]

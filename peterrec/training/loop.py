@@ -129,7 +129,9 @@ def _write_lines(path: Path, history: list[dict[str, Any]]) -> None:
 
 def _flat(record: Mapping[str, Any]) -> dict[str, float]:
     """A record as a tracker wants it; figures that are missing are left out."""
-    train = {f"train/{k}": v for k, v in record.items() if k not in ("epoch", "step", "validation", "losses")}
+    apart = ("epoch", "step", "validation", "losses", "weights")
+    train = {f"train/{k}": v for k, v in record.items() if k not in apart}
     train |= {f"train/loss/{k}": v for k, v in record.get("losses", {}).items()}
+    train |= {f"train/weight/{k}": v for k, v in record.get("weights", {}).items()}
     validation = {f"validation/{k}": v for k, v in record["validation"].items()}
     return {k: v for k, v in ({"epoch": record["epoch"]} | train | validation).items() if v is not None}

@@ -82,9 +82,18 @@ class Updater:
         if self._deferred:
             self._bad_step = torch.full((), -1, device=accelerator.device, dtype=torch.int64)
 
-    def add(self, loss: Tensor) -> None:
-        """Adds the gradient of a piece's share of the loss to those of the pieces before it."""
-        self._accelerator.backward(loss)
+    def add(self, loss: Tensor, *, keep_graph: bool = False) -> None:
+        """Adds the gradient of a piece's share of the loss to those of the pieces before it.
+
+        `keep_graph`: another loss of the same piece goes backward after it. A loss that depends on nothing adds
+        nothing: a step may have no row that counts.
+        """
+        if not loss.requires_grad:
+            return
+        if keep_graph:
+            self._accelerator.backward(loss, retain_graph=True)
+        else:
+            self._accelerator.backward(loss)
 
     def update(self, loss: Tensor, *, step: int, rate: float) -> None:
         """One step along the gradients added up, with the learning rate `rate`; `loss` is their value, without a graph.

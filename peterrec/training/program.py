@@ -6,6 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from peterrec.balancing.balancer import Balancer
+from peterrec.balancing_recipe import BalancerName, Balancing
+
 
 class Program(Protocol):
     """What is trained, on what, and how it is judged."""
@@ -65,4 +68,32 @@ class SeveralObjectives(Protocol):
     def take_losses(self) -> Tensor | None:
         """The losses of each, without weights, summed over their targets in the pieces computed since the last call;
         `(T,)`, on the device, or None where there were no pieces."""
+        ...
+
+
+@runtime_checkable
+class BalancedObjectives(SeveralObjectives, Program, Protocol):
+    """What a program offers beside whose objectives may be balanced otherwise than by their sum."""
+
+    @property
+    def balancer(self) -> BalancerName:
+        """How they are; the `sum` is left to `loss`."""
+        ...
+
+    @property
+    def balancing(self) -> Balancing:
+        """The balancer's options."""
+        ...
+
+    def make_balancer(self, tensors: int) -> Balancer:
+        """A fresh balancer of the objectives, which share so many tensors."""
+        ...
+
+    def losses(self, piece: Any, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+        """What a piece adds to the loss of its step, apart: penalties `()`, and each of the T objectives `()` times its
+        weight; without a graph where the step has no target of it."""
+        ...
+
+    def probe(self, device: torch.device) -> Sequence[Tensor]:
+        """A number `()` for each objective that depends on all that its prediction of some training rows depends on."""
         ...

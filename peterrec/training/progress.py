@@ -76,6 +76,7 @@ class Progress:
             self._bars.advance(self._epochs)
         figures = [f"loss {record['loss']:.4f}" if record["loss"] is not None else "loss –"]
         figures += [f"{k} {v:.4f}" for k, v in record.get("losses", {}).items() if v is not None]
+        figures += [f"weight {k} {v:.3g}" for k, v in record.get("weights", {}).items()]
         figures += [f"{k} {v:.4f}" if v is not None else f"{k} –" for k, v in record["validation"].items()]
         figures.append(f"{record['targets_per_second']:,.0f} targets/s")
         figures.append(f"{record['seconds']:.1f} s")

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from peterrec.encoders.table_shard import TableShard
 from peterrec.errors import DataError
+from peterrec.training.balanced import balanced_gradients
 from peterrec.training.checkpoint import commit, load_latest
 from peterrec.training.compiled import Compiled
+from peterrec.training.epoch_record import epoch_record, start_record
 from peterrec.training.generators import seed_generators
 from peterrec.training.interrupts import InterruptedRun, Interrupts
-from peterrec.training.objective_losses import add_losses, finite, mean_losses, objectives_of
+from peterrec.training.objective_losses import add_losses, mean_losses, objectives_of
 from peterrec.training.optimizer import Updater
 from peterrec.training.processes import Processes
 from peterrec.training.program import Program
@@ -57,6 +59,8 @@ class TrainingRun:
         self.sharded = any(isinstance(p, TableShard) for p in self.model.parameters())
         self.compiled = Compiled(self.model, device=self.device, settings=settings) if settings.compile else None
         self.updater = Updater(self.model, settings=settings, accelerator=accelerator)
+        self.balanced = balanced_gradients(program, self.updater, accelerator=accelerator, settings=settings)
+        self.balancer = None if self.balanced is None else self.balanced.balancer
         exact = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no double precision
         self.objectives = objectives_of(program)
         self.loss_sum = torch.zeros(1 + len(self.objectives), dtype=exact, device=self.device)
@@ -80,7 +84,12 @@ class TrainingRun:
             self.state.total = max(1, self.settings.epochs * len(self.program.steps(1)))
             return figures
         self.state, self.validation.best = unpack(
-            found, model=self.model, updater=self.updater, loss_sum=self.loss_sum, settings=self.settings
+            found,
+            model=self.model,
+            updater=self.updater,
+            loss_sum=self.loss_sum,
+            settings=self.settings,
+            balancer=self.balancer,
         )
         if self.state.stopped is None:
             self.progress.note(f"Going on at epoch {self.state.epoch}, step {self.state.step}.")
@@ -90,17 +99,7 @@ class TrainingRun:
         """Validate the model as it starts, as epoch 0; the record, with `figures`, and whether it is the best."""
         validation = self._validate(interrupts, epoch=0)
         best = self.validation.judge(validation, state=self.state, epoch=0)
-        record = {
-            "epoch": 0,
-            "step": 0,
-            "loss": None,
-            "learning_rate": None,
-            "targets": 0,
-            "validation": {name: finite(value) for name, value in validation.items()},
-            "seconds": self.state.seconds,
-            "targets_per_second": 0.0,
-            **figures,
-        }
+        record = start_record(self.state, validation, figures)
         self.state.history.append(record)
         return record, best
 
@@ -130,17 +129,16 @@ class TrainingRun:
         due = last or state.epoch % settings.validate_every == 0
         validation = self._validate(interrupts, epoch=state.epoch) if due else {}
         best = self.validation.judge(validation, state=state, epoch=state.epoch)
-        record = {
-            "epoch": state.epoch,
-            "step": state.step,
-            "loss": finite(self.loss_sum[0].item() / max(state.epoch_targets, 1)),
-            **mean_losses(self.loss_sum[1:], self.objectives, counts=state.epoch_counts),
-            "learning_rate": self._rate(state.step - 1),
-            "targets": state.epoch_targets,
-            "validation": {name: finite(value) for name, value in validation.items()},
-            "seconds": state.epoch_seconds,
-            "targets_per_second": state.epoch_targets / max(state.epoch_seconds, 1e-9),
-        }
+        told = mean_losses(self.loss_sum[1:], self.objectives, counts=state.epoch_counts)
+        if self.balanced is not None:
+            told |= self.balanced.end_epoch()
+        record = epoch_record(
+            state,
+            validation,
+            loss=self.loss_sum[0].item() / max(state.epoch_targets, 1),
+            objectives=told,
+            learning_rate=self._rate(state.step - 1),
+        )
         state.history.append(record)
         if last:
             state.stopped = "epochs"
@@ -163,17 +161,19 @@ class TrainingRun:
         # dropout differs between processes, as it does between users
         purpose = "step" if processes.main else f"step/{processes.number}"
         seed_generators(self.settings.seed, purpose=purpose, number=state.step, device=self.device)
-        targets, weight = self.program.num_targets(batch), self.program.weight(batch)
+        targets = self.program.num_targets(batch)
         losses = torch.zeros(len(self.loss_sum), device=self.device)  # beside the step's, that of each objective
-        loss = losses[0]
+        loss, balanced = losses[0], self.balanced
+        if balanced is not None:
+            balanced.begin()
         for piece in self.program.pieces(batch, part=processes.number, parts=processes.count):
-            with self.accelerator.autocast():
-                mean, own = self.program.loss(piece, self.device)
-            share = mean * (own / weight)
-            self.updater.add(share)
-            loss += share.detach()
+            loss += self._add(piece, weight=self.program.weight(batch)) if balanced is None else balanced.add(piece)
         add_losses(losses[1:], self.program, step=batch, counts=state.epoch_counts)
-        stop = processes.sum_gradients(list(self.updater.parameters.values()), loss=losses, stop=interrupts.pending)
+        pending = interrupts.pending
+        if balanced is None:
+            stop = processes.sum_gradients(list(self.updater.parameters.values()), loss=losses, stop=pending)
+        else:
+            stop = balanced.finish(losses, batch=batch, step=state.step, processes=processes, stop=pending)
         self.updater.update(loss, step=state.step, rate=self._rate(state.step))
         self.loss_sum[0].add_(loss.to(self.loss_sum.dtype), alpha=targets)
         self.loss_sum[1:].add_(losses[1:].to(self.loss_sum.dtype))
@@ -183,6 +183,14 @@ class TrainingRun:
         state.done += 1
         self.progress.step(targets=targets)
         return loss, stop or (processes.count == 1 and interrupts.pending)
+
+    def _add(self, piece: Any, *, weight: float) -> Tensor:
+        """Adds a piece's share of a step of this weight to the gradients; its share of the loss `()`."""
+        with self.accelerator.autocast():
+            mean, own = self.program.loss(piece, self.device)
+        share = mean * (own / weight)
+        self.updater.add(share)
+        return share.detach()
 
     def _rate(self, step: int) -> float:
         settings = self.settings
@@ -223,6 +231,7 @@ class TrainingRun:
             loss_sum=self.loss_sum,
             best=self.validation.best,
             settings=self.settings,
+            balancer=self.balancer,
         )
         if self.checkpoints is not None:
             commit(self.checkpoints, step=self.state.step, tensors=tensors, facts=facts)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from peterrec.balancing.balancer import Balancer
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.setting_changes import how_to_go_on, setting_changes
 from peterrec.training.checkpoint import Checkpoint
@@ -77,6 +78,7 @@ def pack(
     loss_sum: Tensor,
     best: dict[str, Tensor] | None,
     settings: TrainingSettings,
+    balancer: Balancer | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts for `checkpoint.commit`; sharded tables stand whole in it, so that all processes call it."""
     learning = learning_tensors(model)
@@ -85,14 +87,22 @@ def pack(
         tensors[f"optimizer/{name}"] = whole(t, of=updater.parameters[name.rpartition("/")[0]]).cpu()
     for name, t in (best or {}).items():
         tensors[f"best/{name}"] = whole(t.to(learning[name].device), of=learning[name]).cpu()
+    for name, t in ({} if balancer is None else balancer.state()).items():
+        tensors[f"balancer/{name}"] = t.detach().cpu()
     tensors["loss_sum"] = loss_sum.detach().cpu()
     return tensors, {"state": asdict(state), "settings": settings.model_dump(mode="json")}
 
 
 def unpack(
-    found: Checkpoint, *, model: nn.Module, updater: Updater, loss_sum: Tensor, settings: TrainingSettings
+    found: Checkpoint,
+    *,
+    model: nn.Module,
+    updater: Updater,
+    loss_sum: Tensor,
+    settings: TrainingSettings,
+    balancer: Balancer | None = None,
 ) -> tuple[TrainingState, dict[str, Tensor] | None]:
-    """Undo `pack`: model, optimiser and `loss_sum` are set; the state and the best weights are returned.
+    """Undo `pack`: model, optimiser, balancer and `loss_sum` are set; the state and the best weights are returned.
 
     Raises `SettingsError` if the checkpoint is of other settings, `RefusedError` if of another model.
     """
@@ -102,7 +112,7 @@ def unpack(
             f"The checkpoints there were made under other settings: {'; '.join(map(str, changes))}. "
             f"{how_to_go_on(changes)}, or start afresh with --overwrite."
         )
-    kinds: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
+    kinds: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}, "balancer": {}}
     for path, tensor in found.tensors.items():
         kind, _, name = path.partition("/")
         if name:
@@ -111,6 +121,8 @@ def unpack(
     restore(model, _own(kinds["model"], learning))
     of = {name: updater.parameters.get(name.rpartition("/")[0], t) for name, t in kinds["optimizer"].items()}
     updater.load_state({name: part(t, of=of[name]) for name, t in kinds["optimizer"].items()})
+    if balancer is not None:
+        balancer.load_state(kinds["balancer"])
     loss_sum.copy_(found.tensors["loss_sum"])
     return TrainingState(**found.facts["state"]), _own(kinds["best"], learning) or None
 

@@ -63,11 +63,13 @@ def test_two_processes_come_to_what_one_does(kind, place) -> None:
     for ours, theirs in zip(one["curves"], two["curves"], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
         assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
+        assert ours.get("weights", {}) == pytest.approx(theirs.get("weights", {}), rel=1e-3)
         assert ours["targets"] == theirs["targets"]
         assert ours["validation"] == pytest.approx(theirs["validation"], abs=2e-3)
     for name, figure in one["results"][0]["metrics"].items():
         if name.count("/") == 1 and not name.endswith(("pcoc", "gauc_mean", "gauc_positives", "gauc")):
             assert two["results"][0]["metrics"][name]["value"] == pytest.approx(figure["value"], abs=1e-2), name
+    assert ("weights" in one["curves"][0]) == (work.KINDS[kind][2] is not None)
     ours, theirs = (load_file(next((place / f"{kind}-{name}").glob("*.safetensors"))) for name in ("one", "two"))
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():

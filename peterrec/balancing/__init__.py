@@ -1,0 +1,1 @@
+"""How several losses become one update: one method a file."""
