@@ -82,21 +82,24 @@ def weights_digest(folder: Path, facts: ModelFacts) -> str:
 
 
 def find_encoder(
-    folder: Path, facts: ModelFacts, *, run: dict[str, Any], encoder: Path | None, continued: bool
+    folder: Path, facts: ModelFacts, *, run: dict[str, Any], encoder: Path | FoundEncoder | None, continued: bool
 ) -> FoundEncoder:
     """Loads the encoder of the run in `folder`: the one in `encoder`, or the one that the run names.
 
-    Raises SettingsError where it is not there, RefusedError where it is not one that the run may be loaded on.
+    One that was loaded before is taken as it is, once it is checked. Raises SettingsError where it is not there, RefusedError where it is not one that the run may be loaded on.
     """
     recorded = run.get("inputs", {}).get("encoder", "")
-    found = encoder if encoder is not None else (folder / recorded).resolve()
-    if not (found / "config.json").is_file():
-        raise SettingsError(
-            f"{folder}: its encoder is not at {found}; name it with --encoder FOLDER "
-            f"(weights {facts.encoder_revision}, vocabulary {facts.vocabulary_fingerprint[:16]})."
-        )
-    loaded, vocabulary = open_encoder(found)
-    given = Pairing.of(found)
+    if isinstance(encoder, FoundEncoder):
+        loaded, vocabulary, found, given = encoder
+    else:
+        found = encoder if encoder is not None else (folder / recorded).resolve()
+        if not (found / "config.json").is_file():
+            raise SettingsError(
+                f"{folder}: its encoder is not at {found}; name it with --encoder FOLDER "
+                f"(weights {facts.encoder_revision}, vocabulary {facts.vocabulary_fingerprint[:16]})."
+            )
+        loaded, vocabulary = open_encoder(found)
+        given = Pairing.of(found)
     path = folder / _file(facts)
     check_pairing(path, facts.pairing, given, encoder=str(found), continued=continued)
     if goes_on(given, facts.pairing) and facts.adapter.tuner == "full":
