@@ -80,7 +80,9 @@ def save_impressions(
     return facts.model_copy(update=digests)
 
 
-def load_impressions(folder: Path, *, encoder: Path | FoundEncoder | None = None, continued: bool = False) -> LoadedImpressions:
+def load_impressions(
+    folder: Path, *, encoder: Path | FoundEncoder | None = None, continued: bool = False
+) -> LoadedImpressions:
     """Loads what `peterrec finetune` wrote of a task on impressions; `encoder` and `continued` as for `load_task`.
 
     Raises SettingsError where the run or its encoder is not there, or an encoder is given to a model without one;

@@ -86,7 +86,8 @@ def find_encoder(
 ) -> FoundEncoder:
     """Loads the encoder of the run in `folder`: the one in `encoder`, or the one that the run names.
 
-    One that was loaded before is taken as it is, once it is checked. Raises SettingsError where it is not there, RefusedError where it is not one that the run may be loaded on.
+    One that was loaded before is taken as it is, once it is checked; a task of the tuner full would be written into it.
+    Raises SettingsError where it is not there, RefusedError where it is not one that the run may be loaded on.
     """
     recorded = run.get("inputs", {}).get("encoder", "")
     if isinstance(encoder, FoundEncoder):

@@ -169,7 +169,7 @@ def test_what_is_said_of_tasks(full_server):
 
 def test_the_encoder_is_in_memory_once_and_stays_as_it_was(full_server, encoder_folder):
     shared = full_server.shared.encoder
-    own = {name: tensor for name, tensor in load_encoder(encoder_folder).state_dict().items()}
+    own = load_encoder(encoder_folder).state_dict()
     assert all(torch.equal(tensor, own[name]) for name, tensor in shared.state_dict().items())
     table = shared.embed_tokens.weight.data_ptr()
     for name, task in full_server._placement.tasks.items():
