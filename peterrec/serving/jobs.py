@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peterrec.data.sequences import Sequences
 from peterrec.data.vocabulary import FIRST_ITEM
 from peterrec.errors import DataError, SettingsError
 from peterrec.recommender import Recommender
@@ -75,7 +76,7 @@ class Queried(Histories):
     queries: Tensor
 
 
-def queries_of(histories: Histories, rows: Ints) -> Tensor:
+def queries_of(histories: Sequences, rows: Ints) -> Tensor:
     """What a recommender takes as the vectors of histories: queries that passes have computed."""
     assert isinstance(histories, Queried)
     return histories.queries[torch.from_numpy(rows)]

@@ -3,12 +3,13 @@
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.types import JsonValue
 
 from peterrec.serving.requests import Classes, Items, Outcomes, Read, Vectors
 
 History = Annotated[list[str], Field(description="item ids as in the log, oldest first")]
 Histories = Annotated[list[History], Field(min_length=1, description="a list of item ids for each user")]
-EXAMPLE = [["i17", "i4", "i88"], ["i3"]]
+EXAMPLE: list[JsonValue] = [["i17", "i4", "i88"], ["i3"]]
 
 
 class Asked(BaseModel):

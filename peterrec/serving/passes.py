@@ -115,8 +115,8 @@ class _Shared:
         kept: dict[int, Tensor] = {}
         lengths = self.kind.reading.events(self.histories.lengths[self.users])
         for batch in plan(lengths, positions=positions, shuffle=False):
-            batch = batch[np.argsort(self.voice[batch], kind="stable")]  # rows of an adapter next to each other
-            for reader, (rows, pooled) in self._pooled(batch, positions).items():
+            together = np.argsort(self.voice[batch], kind="stable")  # rows of an adapter next to each other
+            for reader, (rows, pooled) in self._pooled(batch.astype(np.int64)[together], positions).items():
                 if reader not in kept:
                     kept[reader] = pooled.new_zeros(len(self.users), *pooled.shape[1:])
                 kept[reader][torch.from_numpy(rows)] = pooled
