@@ -115,8 +115,9 @@ def _write(folder: Path, options: argparse.Namespace) -> None:
     encoder = folder / "encoder"
     settings = {"encoder": {"kind": "nextitnet"}, "objective": {"next_item": 1.0}}
     with output_folder(encoder, stage="pretrain", overwrite=False, resume={}) as run:
-        save_encoder(NextItNet(config), config_path=encoder / "config.json", weights_path=encoder / "model.safetensors")
-        vocabulary.save(encoder / "vocabulary.parquet")
+        with run.files() as here:
+            save_encoder(NextItNet(config), config_path=here / "config.json", weights_path=here / "model.safetensors")
+            vocabulary.save(here / "vocabulary.parquet")
         run.finish(inputs={}, settings=settings)
     task = TaskRecipe.model_validate(
         {**dump(catalogue.task("gender")), "readout": "mean", "max_length": options.events}

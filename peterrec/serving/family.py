@@ -18,7 +18,7 @@ from peterrec.serving.shared_encoder import twin_of
 from peterrec.tuners.mixing import HEARING
 
 PROBED, EVENTS = 3, 9  # histories that are tried for each adapter, and their events at most
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+RELATIVE, ABSOLUTE = 1e-4, 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Family:
             alone = [*others, route]
             mixed = [Route(both.engine, one.reader, one.reading, one.adapter) for one in others]
             mixed.append(Route(both.engine, route.reader, route.reading, name))
-            same = _agree(alone, mixed, rows=model.get_base_model().config.vocab_size, model=model)
+            same = _agree(alone, mixed, rows=both.engine.base.config.vocab_size, model=model)
         except (ValueError, NotImplementedError) as problem:  # peft's ways to say that a method cannot do this
             raise RefusedError(f"{problem}") from problem
         if not same:
@@ -97,4 +97,6 @@ def _agree(alone: list[Route], mixed: list[Route], *, rows: int, model: PeftMode
     device = next(model.parameters()).device
     wanted = [user_vectors([Want(route, histories, every)], device=device).vectors[0] for route in alone]
     found = user_vectors([Want(route, histories, every) for route in mixed], device=device).vectors
-    return all(torch.allclose(one, other, **CLOSE) for one, other in zip(found, wanted, strict=True))
+    return all(
+        torch.allclose(one, other, rtol=RELATIVE, atol=ABSOLUTE) for one, other in zip(found, wanted, strict=True)
+    )

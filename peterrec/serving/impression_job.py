@@ -124,11 +124,10 @@ def _cell(value: Any, kind: str, *, at: str) -> Any:
         if several:
             values = [_text(one, at=at) for one in value]
             return [one for one in values if one is not None]
-        raise_for = None if value is None else DataError(f"{at} takes a list of values.")
-        if raise_for is not None:
-            raise raise_for
+        if value is not None:
+            raise DataError(f"{at} takes a list of values.")
         return []
-    if several:
+    if isinstance(value, Sequence) and not isinstance(value, str):
         raise DataError(f"{at} takes one value, not a list.")
     if kind == "categorical":
         return _text(value, at=at)
