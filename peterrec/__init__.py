@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from peterrec.model import TaskModel as TaskModel
     from peterrec.recommender import Recommender as Recommender
     from peterrec.recommender import load_recommender as load_recommender
+    from peterrec.serving.server import Server as Server
     from peterrec.task_run import load_task as load_task
     from peterrec.top_k import top_items as top_items
     from peterrec.tuners import PatchConfig as PatchConfig
@@ -64,6 +65,7 @@ _HOMES = {
     "Recommender": "peterrec.recommender",
     "SASRec": "peterrec.encoders",
     "SASRecConfig": "peterrec.encoders",
+    "Server": "peterrec.serving.server",
     "StarConfig": "peterrec.tuners",
     "TaskModel": "peterrec.model",
     "UserState": "peterrec.encoders.user_state",

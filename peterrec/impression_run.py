@@ -19,6 +19,7 @@ from peterrec.impression_transfer import ImpressionFit, build
 from peterrec.run_folder import read_run
 from peterrec.run_weights import (
     WHOLE,
+    FoundEncoder,
     ModelFacts,
     fill_weights,
     find_encoder,
@@ -79,7 +80,9 @@ def save_impressions(
     return facts.model_copy(update=digests)
 
 
-def load_impressions(folder: Path, *, encoder: Path | None = None, continued: bool = False) -> LoadedImpressions:
+def load_impressions(
+    folder: Path, *, encoder: Path | FoundEncoder | None = None, continued: bool = False
+) -> LoadedImpressions:
     """Loads what `peterrec finetune` wrote of a task on impressions; `encoder` and `continued` as for `load_task`.
 
     Raises SettingsError where the run or its encoder is not there, or an encoder is given to a model without one;

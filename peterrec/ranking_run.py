@@ -15,7 +15,7 @@ from peterrec.data.vocabulary import FIRST_ITEM, Vocabulary
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.ranking_model import RankingModel
 from peterrec.run_folder import read_run
-from peterrec.run_weights import ModelFacts, fill_weights, find_encoder, read_own_weights, save_weights
+from peterrec.run_weights import FoundEncoder, ModelFacts, fill_weights, find_encoder, read_own_weights, save_weights
 from peterrec.settings import validate
 
 CATALOGUE, FEATURES = "target_vocabulary.parquet", "item_features.parquet"
@@ -79,7 +79,7 @@ def save_ranking(
             pq.write_table(table, path, compression="zstd")
 
 
-def load_ranking(folder: Path, *, encoder: Path | None = None, continued: bool = False) -> LoadedRanking:
+def load_ranking(folder: Path, *, encoder: Path | FoundEncoder | None = None, continued: bool = False) -> LoadedRanking:
     """Loads what `peterrec finetune` wrote of a task that ranks items; `encoder` and `continued` as for `load_task`.
 
     Raises SettingsError where the run or its encoder is not there, RefusedError where encoder, vocabulary or catalogue

@@ -83,27 +83,24 @@ def weights_digest(folder: Path, facts: ModelFacts) -> str:
 
 
 def find_encoder(
-    folder: Path, facts: ModelFacts, *, run: dict[str, Any], encoder: Path | None, continued: bool
+    folder: Path, facts: ModelFacts, *, run: dict[str, Any], encoder: Path | FoundEncoder | None, continued: bool
 ) -> FoundEncoder:
     """Loads the encoder of the run in `folder`: the one in `encoder`, or the one that the run names.
 
+    One that was loaded before is taken as it is, once it is checked; a task of the tuner full would be written into it.
     Raises SettingsError where it is not there, RefusedError where it is not one that the run may be loaded on.
     """
-    origin = read_origin(folder)  # of a fetched run, the encoder that came with it
-    recorded = origin.encoder if origin is not None else run.get("inputs", {}).get("encoder", "")
-    found = encoder if encoder is not None else (folder / recorded).resolve()
-    if not recorded and encoder is None:
-        raise SettingsError(
-            f"{folder} does not say where its encoder is; name it with --encoder FOLDER (weights "
-            f"{facts.encoder_revision}, vocabulary {facts.vocabulary_fingerprint[:16]})."
-        )
-    if not (found / "config.json").is_file():
-        raise SettingsError(
-            f"{folder}: its encoder is not at {found}; name it with --encoder FOLDER "
-            f"(weights {facts.encoder_revision}, vocabulary {facts.vocabulary_fingerprint[:16]})."
-        )
-    loaded, vocabulary = open_encoder(found)
-    given = Pairing.of(found)
+    if isinstance(encoder, FoundEncoder):
+        loaded, vocabulary, found, given = encoder
+    else:
+        found = encoder if encoder is not None else _place(folder, facts, run=run)
+        if not (found / "config.json").is_file():
+            raise SettingsError(
+                f"{folder}: its encoder is not at {found}; name it with --encoder FOLDER "
+                f"(weights {facts.encoder_revision}, vocabulary {facts.vocabulary_fingerprint[:16]})."
+            )
+        loaded, vocabulary = open_encoder(found)
+        given = Pairing.of(found)
     path = folder / _file(facts)
     check_pairing(path, facts.pairing, given, encoder=str(found), continued=continued)
     if goes_on(given, facts.pairing) and facts.adapter.tuner == "full":
@@ -112,6 +109,18 @@ def find_encoder(
             "again on that one, or give the encoder that the task was trained on."
         )
     return FoundEncoder(loaded, vocabulary, found, given)
+
+
+def _place(folder: Path, facts: ModelFacts, *, run: dict[str, Any]) -> Path:
+    """Where the encoder of a run is: of a fetched one, that which came with it."""
+    origin = read_origin(folder)
+    recorded = origin.encoder if origin is not None else run.get("inputs", {}).get("encoder", "")
+    if not recorded:
+        raise SettingsError(
+            f"{folder} does not say where its encoder is; name it with --encoder FOLDER (weights "
+            f"{facts.encoder_revision}, vocabulary {facts.vocabulary_fingerprint[:16]})."
+        )
+    return (folder / recorded).resolve()
 
 
 def read_own_weights(folder: Path, facts: ModelFacts) -> dict[str, Tensor]:

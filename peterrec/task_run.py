@@ -10,7 +10,7 @@ from peterrec.catalogue import TaskRecipe
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.model import TaskModel
 from peterrec.run_folder import read_run
-from peterrec.run_weights import ModelFacts, fill_weights, find_encoder, read_own_weights, save_weights
+from peterrec.run_weights import FoundEncoder, ModelFacts, fill_weights, find_encoder, read_own_weights, save_weights
 from peterrec.run_weights import weights_digest as weights_digest
 from peterrec.settings import validate
 
@@ -46,7 +46,7 @@ def save_task(model: TaskModel, *, folder: Path, facts: TaskFacts, base_model: s
     save_weights(model, folder=folder, facts=facts, base_model=base_model)
 
 
-def load_task(folder: Path, *, encoder: Path | None = None, continued: bool = False) -> LoadedTask:
+def load_task(folder: Path, *, encoder: Path | FoundEncoder | None = None, continued: bool = False) -> LoadedTask:
     """Loads what `peterrec finetune` wrote, on `encoder` or on the encoder that the run names.
 
     An encoder in which that one is preserved will do as well, and with `continued` one that went on from it; the

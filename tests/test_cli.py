@@ -20,8 +20,8 @@ from peterrec.stages.world import log_files
 
 COLUMNS = ["--user", "user", "--item", "item", "--time", "timestamp"]
 COMMANDS = [
-    *("check", "compare", "encode", "evaluate", "finetune", "fuse", "list", "predict", "prepare", "pretrain"),
-    *("recommend", "show"),
+    *("check", "compare", "encode", "evaluate", "fetch", "finetune", "fuse", "list", "predict", "prepare", "pretrain"),
+    *("publish", "recommend", "serve", "show"),
 ]
 
 
@@ -153,6 +153,7 @@ def test_every_example_of_the_help_works_as_it_stands(run, world_log, tmp_path):
     assert len(set(pq.read_table("next.parquet")["user"].to_pylist())) == counted
     assert all(name in told["list"] for name in ("runs/encoder", "runs/gender"))
     assert "encoder.hidden_size" in told["show"]
+    assert '"probabilities"' in told["serve"]
     code, out, _ = run("show", "runs/gender")
     assert (code, "encoder_revision" in out) == (0, True)
 

@@ -20,6 +20,7 @@ from peterrec.cli.launch import follow, leading, refuse_launch
 from peterrec.cli.pretraining import pretrain
 from peterrec.cli.publishing import fetch, publish
 from peterrec.cli.recommend import recommend
+from peterrec.cli.serving import serve
 from peterrec.cli.training import compare, finetune
 from peterrec.errors import PeterrecError
 from peterrec.training.launcher import leads
@@ -38,6 +39,7 @@ for command in COMMANDS:
     app.command()(command)
 app.command(name="list")(list_)
 app.command()(show)
+app.command()(serve)
 
 # The errors that a wrong path in the command line gives; every other one is the machine's.
 _WRONG_PATH = {
