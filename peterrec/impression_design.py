@@ -7,19 +7,20 @@ import numpy as np
 
 from peterrec.data.impressions.field_batch import FieldSizes
 from peterrec.data.impressions.impressions import Impressions
-from peterrec.data.impressions.space import parse_space
 from peterrec.errors import SettingsError, did_you_mean
 from peterrec.features.embeddings import FieldEmbeddings
 from peterrec.features.head_inputs import HeadInputs
+from peterrec.features.row_inputs import DomainInput, VectorInput
 from peterrec.features.terms import Terms
 from peterrec.head_layout import body_of, branches_of, check_fields
 from peterrec.heads.bias_tower import BiasTower
-from peterrec.heads.compose import Derived, parse_derived
 from peterrec.heads.default_heads import default_heads
 from peterrec.heads.impression_heads import ImpressionHeads
-from peterrec.impression_model import DomainInput, ImpressionNetwork, VectorInput
-from peterrec.impression_recipe import Head, ImpressionTask, Measure, Objective
+from peterrec.impression_checks import check_biases, check_labels, check_reached, check_spaces, formulas
+from peterrec.impression_model import ImpressionNetwork
+from peterrec.impression_recipe import Head, ImpressionTask
 from peterrec.match_layout import check_matches, correlation_of, matches_of
+from peterrec.objective_recipe import Measure, Objective
 from peterrec.tuners.star import PartitionedNorm, add_star
 
 
@@ -77,9 +78,9 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
         measures = task.measures or _measures_of(heads, [one for one in objectives if one.of not in beside])
     else:
         heads, derived, objectives, measures = default_heads(labels)
-    _check_labels(task, heads, objectives, measures, labels=labels, fields=fields)
-    _check_spaces(task, (*objectives, *measures), labels=labels)
-    _check_reached(task, heads, derived, objectives)
+    check_labels(task, heads, objectives, measures, labels=labels, fields=fields)
+    check_spaces(task, (*objectives, *measures), labels=labels)
+    check_reached(task, heads, derived, objectives)
     body_of(task, heads, channels=1)  # refuses what does not fit
     if task.domains is not None and not domains:
         raise SettingsError(
@@ -100,7 +101,7 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
                 raise SettingsError(
                     f"task {task.name}: {key} names {name!r}, no field of the data. {did_you_mean(name, fields)}"
                 )
-    _check_biases(task, heads, targets=targets, hidden=hidden)
+    check_biases(task, heads, targets=targets, hidden=hidden)
     lists = {one.group for one in objectives} - {"user"}  # a list's name says nothing of rows of other lists
     read = tuple(name for name in fields if name not in {*task.features.without, *hidden, *targets, *lists})
     check_fields(task, heads, fields=read)
@@ -120,16 +121,6 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
         bias_fields=tuple(bias.fields or None for bias in task.biases),
         domains=domains,
     )
-
-
-def _check_spaces(task: ImpressionTask, counted: Sequence[Objective | Measure], *, labels: Mapping[str, bool]) -> None:
-    for one in counted:
-        for name in () if one.space is None else parse_space(one.space).names:
-            if name not in labels:
-                raise SettingsError(
-                    f"task {task.name}: the space {one.space!r} of {one.of!r} needs the label {name!r}, and the data "
-                    f"have none of that name. {did_you_mean(name, labels)}"
-                )
 
 
 def binary_labels(impressions: Impressions) -> dict[str, bool]:
@@ -168,7 +159,7 @@ def build_network(
     terms = None
     if task.terms:
         terms = Terms(task.terms, sizes=sizes, dim=dim, domains=domains, vectors=channels, heads=names)
-    derived = _formulas(plan.heads, plan.derived)
+    derived = formulas(plan.heads, plan.derived)
     if task.domains is not None:
         for part in (heads,) if body is None else (body, heads):
             add_star(part, num_domains=plan.domains, form=task.domains.star, rank=task.domains.rank)
@@ -205,96 +196,3 @@ def _measures_of(heads: Sequence[Head], objectives: Sequence[Objective]) -> tupl
         Measure(of=one.of, label=one.label, space=one.space, weight_by=one.weight_by if one.of in odds else None)
         for one in objectives
     )
-
-
-def _formulas(heads: Sequence[Head], derived: Mapping[str, str]) -> dict[str, Derived]:
-    """What is derived, each of probabilities and of what stands before it."""
-    known = [head.name for head in heads if head.output == "probability"]
-    found: dict[str, Derived] = {}
-    for name, text in derived.items():
-        found[name] = parse_derived(text, [*known, *found])
-    return found
-
-
-def _check_labels(
-    task: ImpressionTask,
-    heads: Sequence[Head],
-    objectives: Sequence[Objective],
-    measures: Sequence[Measure],
-    *,
-    labels: Mapping[str, bool],
-    fields: Sequence[str],
-) -> None:
-    values = {head.name for head in heads if head.output == "value"}
-    for one in (*objectives, *measures):
-        if one.weight_by is not None and one.weight_by not in (*labels, *fields):
-            raise SettingsError(
-                f"task {task.name}: {one.of!r} has weight_by = {one.weight_by!r}, neither a label nor a field of the "
-                f"data. {did_you_mean(one.weight_by, (*labels, *fields))}"
-            )
-        if one.label not in labels and one.label in fields and one.of not in values:
-            raise SettingsError(
-                f"task {task.name}: {one.of!r} is a probability, and {one.label!r} is a field of the data, which only "
-                "a head with output = 'value' learns. Prepare it as a label, with --label, or set the head's output."
-            )
-        if one.label not in labels and one.label not in fields:
-            raise SettingsError(
-                f"task {task.name}: it learns the label {one.label!r}, which the data do not have; they have "
-                f"{', '.join(labels)}. Prepare the impressions with --label {one.label}=COLUMN."
-            )
-        if one.of not in values and not labels.get(one.label, False):
-            raise SettingsError(
-                f"task {task.name}: {one.of!r} is a probability, and the label {one.label!r} is not 0 or 1. Set its "
-                "head's output = 'value', or prepare the label with a condition, such as --label like=rating>=4."
-            )
-    scores = {head.name for head in heads if head.output == "score"}
-    for one in objectives:
-        if (one.of in scores) != (one.group is not None):
-            kind = "a score: take bpr or listwise" if one.of in scores else "no score: set its head's output = 'score'"
-            raise SettingsError(f"task {task.name}: {one.of!r} has the loss {one.loss}, but it is {kind}.")
-        if one.of not in scores and (one.of in values) != (one.loss != "bce"):
-            kind = "a value: take mse or log_mse" if one.of in values else "a probability: take bce"
-            raise SettingsError(f"task {task.name}: {one.of!r} has the loss {one.loss}, but it is {kind}.")
-    for value in values:
-        if len({one.loss for one in objectives if one.of == value}) > 1:
-            raise SettingsError(
-                f"task {task.name}: {value!r} has the losses mse and log_mse, of a number and of its logarithm: it "
-                "cannot be both. Take one of them, or two heads."
-            )
-
-
-def _check_reached(
-    task: ImpressionTask, heads: Sequence[Head], derived: Mapping[str, str], objectives: Sequence[Objective]
-) -> None:
-    """Raises SettingsError for a head whose output no loss would train: its predictions would be those at the start."""
-    reached = {one.of for one in objectives}
-    formulas = _formulas(heads, derived)
-    for name in reversed(formulas):
-        if name in reached:
-            reached.update(formulas[name].names)
-    for head in reversed(heads):
-        if head.name not in reached:
-            raise SettingsError(
-                f"task {task.name}: no loss reaches the head {head.name!r}. Give it, or what is derived from it, one "
-                "of [[objectives]], or leave it out."
-            )
-        if head.link == "logits":
-            reached.update(head.parents)
-
-
-def _check_biases(task: ImpressionTask, heads: Sequence[Head], *, targets: set[str], hidden: set[str]) -> None:
-    """`targets` are the fields that are learned or measured, `hidden` those that are read in training alone."""
-    known = [head.name for head in heads]
-    for bias in task.biases:
-        for name in bias.fields:
-            if name in targets:
-                raise SettingsError(
-                    f"task {task.name}: biases.fields names {name!r}, which the task learns or measures: leave it out."
-                )
-            if name in hidden and not bias.train_only:
-                raise SettingsError(
-                    f"task {task.name}: one of the biases reads {name!r} in training alone (train_only), another one "
-                    "always: leave it out of one of them."
-                )
-        if unknown := [name for name in bias.heads or () if name not in known]:
-            raise SettingsError(f"task {task.name}: biases name the head {unknown[0]!r}; there are {', '.join(known)}.")

@@ -12,6 +12,7 @@ from peterrec.encoders.base import UserEncoder
 from peterrec.encoders.readout import Readout
 from peterrec.features.embeddings import FieldEmbeddings
 from peterrec.features.head_inputs import HeadInputs
+from peterrec.features.row_inputs import DomainInput, VectorInput
 from peterrec.features.term_input import TermInput
 from peterrec.features.terms import Terms
 from peterrec.heads.bias_tower import BiasTower
@@ -19,8 +20,8 @@ from peterrec.heads.compose import Derived, LogProbability, compose
 from peterrec.heads.impression_heads import ImpressionHeads
 from peterrec.heads.starting_logits import starting_logits
 from peterrec.heads.two_towers import TwoTowers, VectorTower
-from peterrec.impression_recipe import Objective
 from peterrec.model import TaskModel
+from peterrec.objective_recipe import Objective
 from peterrec.objectives.impression_losses import in_label_units
 from peterrec.routing.body import Body
 
@@ -47,47 +48,6 @@ class ImpressionBatch:
 
     def __len__(self) -> int:
         return len(self.domain_ids)
-
-
-class VectorInput(nn.Module):
-    """User and item vectors of an encoder, as an input: each mapped to `width` channels, and their product.
-
-    They are normalised (without weights), since their scale differs widely between encoders. A user of whom nothing
-    could be read has a vector of its own, an item that the encoder does not know as well.
-    """
-
-    def __init__(self, channels: int, *, width: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(channels, elementwise_affine=False)
-        self.user = nn.Linear(channels, width)
-        self.item = nn.Linear(channels, width)
-        self.no_user = nn.Parameter(torch.zeros(width))
-        self.no_item = nn.Parameter(torch.zeros(width))
-        self.channels = 3 * width
-
-    def forward(self, users: Tensor, known: Tensor, items: Tensor) -> Tensor:
-        """`users` and `items` `(B, D)`, `known` `(B,)`, to `(B, 3 · width)`."""
-        user = torch.where(known.unsqueeze(1), self.user(self.norm(users)), self.no_user)
-        there = (items != 0).any(dim=1, keepdim=True)
-        item = torch.where(there, self.item(self.norm(items)), self.no_item)
-        return torch.cat([user, item, user * item], dim=1)
-
-
-class DomainInput(nn.Module):
-    """A vector a domain `(B, dim)`; an unknown one has zeros."""
-
-    def __init__(self, domains: int, *, dim: int):
-        super().__init__()
-        self.table = nn.Embedding(domains + 1, dim)
-        nn.init.normal_(self.table.weight, std=dim**-0.5)
-        with torch.no_grad():
-            self.table.weight[0] = 0.0
-        self.domains = domains
-
-    def forward(self, domain_ids: Tensor) -> Tensor:
-        known = (domain_ids >= 0) & (domain_ids < self.domains)
-        vectors = self.table(torch.where(known, domain_ids + 1, 0))
-        return torch.where(known.unsqueeze(1), vectors, 0.0)
 
 
 class ImpressionNetwork(nn.Module):

@@ -1,80 +1,17 @@
 """What the TOML of a task on impressions may say: experts and routers, heads, objectives, and how they are measured."""
 
-from typing import Annotated, Literal, get_args
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from peterrec.balancing_recipe import BalancerName, Balancing, check_balancing
+from peterrec.body_recipe import BodyLayer, Channels
 from peterrec.history_recipe import HistoryRecipe, MaxLengthKey, ReadoutKey, TrainReadoutKey
+from peterrec.objective_recipe import Correlation, Match, Measure, Name, Objective
 from peterrec.settings import Settings
-from peterrec.term_recipe import Name, Term
+from peterrec.term_recipe import Term
 
-Router = Literal["one_hot", "softmax", "linear", "hard_concrete", "matrix"]
-Loss = Literal["bce", "mse", "log_mse", "bpr", "listwise"]
-GroupLoss = Literal["bpr", "listwise"]
 Watched = Literal["auc", "log_loss"]
-Channels = tuple[Annotated[int, Field(ge=1)], ...]
-# the keys of a body layer that belong to one router or two
-OF_ROUTER: dict[str, tuple[Router, ...]] = {
-    "tied": ("softmax",),
-    "top_k": ("softmax",),
-    "own_share": ("linear",),
-    "per_channel": ("linear",),
-    "transform": ("hard_concrete",),
-    "temperature": ("hard_concrete",),
-}
-
-
-class BodyLayer(Settings):
-    """Experts, and the router that mixes them into one vector an output (or a branch of the layer above)."""
-
-    router: Router = Field(
-        default="one_hot",
-        description="one_hot: an output reads its own expert, or the shared one; softmax: a gate (OMoE, MMoE, PLE); "
-        "linear: free weights (cross-stitch); hard_concrete: connections that are learned to be there or not (SNR); "
-        "matrix: cross connections (CoNet)",
-    )
-    experts: int = Field(default=0, ge=0, description="experts that every output may read")
-    own_experts: int = Field(default=0, ge=0, description="experts of each output, which no other output reads")
-    hidden: Channels = Field(default=(64,), min_length=1, description="channels of the layers of each expert")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="after each layer of an expert")
-    tied: bool = Field(default=False, description="softmax: one gate for all outputs (OMoE)")
-    top_k: int | None = Field(default=None, ge=1, description="softmax: the k largest gates alone (sparsely gated)")
-    own_share: float = Field(
-        default=0.9, gt=0, le=1, description="linear: the weight of an output's own expert at start"
-    )
-    per_channel: bool = Field(default=False, description="linear: a weight a channel, not one a pair")
-    transform: bool = Field(
-        default=False, description="hard_concrete: a matrix a connection (SNR-Trans), not an average"
-    )
-    temperature: float = Field(default=0.5, gt=0, description="hard_concrete: of the relaxation, its beta")
-    penalty: float = Field(
-        default=0.0,
-        ge=0,
-        description="weight of what joins the loss. one_hot: squared distances between own experts (soft sharing); "
-        "hard_concrete: the expected number of connections (L0); matrix: the L1 norm of cross connections (SCoNet)",
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "BodyLayer":
-        if not self.experts and not self.own_experts:
-            raise ValueError("a layer has experts, own_experts or both: both are 0")
-        for key, routers in OF_ROUTER.items():
-            if self.router not in routers and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} belongs to router = {routers[0]!r}, and router is {self.router!r}")
-        if self.router in ("linear", "matrix") and (self.experts or self.own_experts != 1):
-            raise ValueError(f"router = {self.router!r} mixes one expert an output: set own_experts = 1, experts = 0")
-        if self.router == "one_hot" and (self.experts, self.own_experts) not in ((1, 0), (0, 1)):
-            raise ValueError("router = 'one_hot' has experts = 1 (shared by all outputs) or own_experts = 1")
-        if self.router == "hard_concrete" and self.own_experts:
-            raise ValueError("router = 'hard_concrete' connects all experts with all outputs: set own_experts = 0")
-        if self.penalty and self.router in ("softmax", "linear"):
-            raise ValueError(
-                f"penalty belongs to the routers one_hot, hard_concrete and matrix, not to {self.router!r}"
-            )
-        if self.penalty and self.router == "one_hot" and not self.own_experts:
-            raise ValueError("penalty ties own experts together: set own_experts = 1, experts = 0")
-        return self
 
 
 class Tower(Settings):
@@ -132,73 +69,6 @@ class Bias(Settings):
         if self.train_only and not self.fields:
             raise ValueError("train_only = true: name the fields that are not known when one predicts")
         return self
-
-
-class Match(Settings):
-    """Two towers on fields, whose vectors' product is the logit of a label; in training alone (DeepMCP)."""
-
-    name: Name = Field(description="how objectives call it")
-    left: tuple[Name, ...] = Field(min_length=1, description="fields of the user's tower")
-    right: tuple[Name, ...] = Field(min_length=1, description="fields of the item's tower")
-    hidden: Channels = Field(default=(64, 32), min_length=1, description="channels of both; the last layer is tanh")
-
-
-class Correlation(Settings):
-    """Skip-gram over the items that a user took, one after the other; in training alone (DeepMCP)."""
-
-    fields: tuple[Name, ...] = Field(min_length=1, description="fields of the item, which its tower reads")
-    label: Name = Field(default="click", description="rows where it is 1 are the user's sequence, in order of time")
-    hidden: Channels = Field(
-        default=(64, 32), min_length=1, description="channels of the tower; the last layer is tanh"
-    )
-    window: int = Field(default=2, ge=1, description="rows before and behind that count as near")
-    negatives: int = Field(default=4, ge=1, description="drawn rows for each pair")
-    weight: float = Field(default=0.1, gt=0, description="of this loss in the sum")
-
-
-class Objective(Settings):
-    """A loss on one prediction."""
-
-    of: Name = Field(description="the head, or the derived probability, that learns")
-    label: Name = Field(description="the label that it learns, or a numeric field, which is then no input")
-    loss: Loss = Field(
-        default="bce",
-        description="bce for probabilities; mse, or log_mse (of log(1 + label)) for values; for scores bpr (all pairs "
-        "of a positive and a negative row of a group) or listwise (softmax over a group)",
-    )
-    within: Name | None = Field(
-        default=None,
-        description="bpr, listwise: what makes a group of rows: user, time (of a user), or a categorical field, which "
-        "is then no input; user, if not given",
-    )
-    weight: float = Field(default=1.0, gt=0, description="of this loss in the sum")
-    weight_by: Name | None = Field(
-        default=None,
-        description="bce: a label or numeric field, such as a time watched, that rows of label 1 weigh; others weigh 1",
-    )
-    space: str | None = Field(default=None, description="rows that count, such as 'click == 1'; all, if not given")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Objective":
-        if self.within is not None and self.loss not in get_args(GroupLoss):
-            raise ValueError(f"within belongs to the losses bpr and listwise, not to {self.loss!r}")
-        return self
-
-    @property
-    def group(self) -> str | None:
-        """What makes a group of rows; None for losses of single rows."""
-        return (self.within or "user") if self.loss in get_args(GroupLoss) else None
-
-
-class Measure(Settings):
-    """What is measured of one prediction."""
-
-    of: Name = Field(description="the head, or the derived probability, that is measured")
-    label: Name = Field(description="the label that it is measured against")
-    weight_by: Name | None = Field(
-        default=None, description="of odds: measured against this where the label is 1, against 0 where it is 0"
-    )
-    space: str | None = Field(default=None, description="rows that count, such as 'click == 1'; all, if not given")
 
 
 class Domains(Settings):

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from peterrec.body_recipe import Channels
 from peterrec.errors import SettingsError, did_you_mean
 from peterrec.heads.two_towers import TwoTowers, VectorTower
-from peterrec.impression_recipe import Channels, ImpressionTask
+from peterrec.impression_recipe import ImpressionTask
 
 
 def matches_of(task: ImpressionTask, fields: Sequence[str]) -> dict[str, TwoTowers]:

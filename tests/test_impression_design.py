@@ -5,12 +5,14 @@ import pytest
 import torch
 from impression_world import draw, plan_of
 
+from peterrec.body_recipe import BodyLayer
 from peterrec.catalogue import impression_task
 from peterrec.data.impressions.field_batch import FieldSizes
 from peterrec.data.impressions.impressions import Impressions
 from peterrec.errors import SettingsError
 from peterrec.impression_design import binary_labels, build_network, design
-from peterrec.impression_recipe import Bias, BodyLayer, Head, Measure, Objective
+from peterrec.impression_recipe import Bias, Head
+from peterrec.objective_recipe import Measure, Objective
 from peterrec.tuners.star import PartitionedNorm, StarLinear
 
 FIELDS = ("shelf", "position", "price")

@@ -7,9 +7,11 @@ from impression_world import ITEMS, draw, encoder, plan_of
 from torch import nn
 
 from peterrec.catalogue import adapter, impression_task
-from peterrec.impression_model import DomainInput, ImpressionBatch, VectorInput
-from peterrec.impression_recipe import Head, Objective
+from peterrec.features.row_inputs import DomainInput, VectorInput
+from peterrec.impression_model import ImpressionBatch
+from peterrec.impression_recipe import Head
 from peterrec.impression_transfer import build, fit_codings
+from peterrec.objective_recipe import Objective
 from peterrec.objectives.log_probability import LogProbability
 
 CPU = torch.device("cpu")

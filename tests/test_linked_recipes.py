@@ -6,12 +6,12 @@ import torch
 from impression_layers import dense, expert, logit, sigmoid, tower
 from impression_world import plan_of
 
+from peterrec.body_recipe import BodyLayer
 from peterrec.catalogue import impression_task
 from peterrec.data.impressions.impressions import Impressions
 from peterrec.errors import SettingsError
 from peterrec.impression_design import build_network
 from peterrec.impression_model import ImpressionBatch
-from peterrec.impression_recipe import BodyLayer
 from peterrec.impression_transfer import codings_of, fit_codings
 
 ROWS = 60

@@ -8,7 +8,7 @@ import typer
 
 from peterrec.cli.options import ENCODER, RUNS, Continued, Device, Where
 from peterrec.cli.output import show_table
-from peterrec.cli.paths import encoder_folder, named
+from peterrec.cli.paths import artefact, encoder_folder
 from peterrec.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ def serve(
         typer.Option(
             "--encoder",
             "-e",
-            help="Folder of a pretrained encoder. [default: that of the first task]",
+            help="Folder of a pretrained encoder, or its repository: owner/name@revision. [default: that of the first "
+            "task]",
             show_default=False,
-            callback=named,
+            callback=artefact,
         ),
     ] = None,
     task: Annotated[
@@ -36,7 +37,8 @@ def serve(
             "--task",
             "-t",
             metavar="NAME=RUN",
-            help="A task and the folder of its finetune run; the folder alone is called by its name. Repeatable.",
+            help="A task and the folder, or the repository, of its finetune run; the folder alone is called by its name. "
+            "Repeatable.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
@@ -131,7 +133,8 @@ def _wanted(tasks: list[str] | None) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for text in tasks or ():
         name, equals, folder = text.partition("=")
-        path = Path(folder if equals else text)
+        path = artefact(Path(folder if equals else text))
+        assert path is not None
         name = name if equals else path.resolve().name
         if not str(path) or not name or (equals and not folder):
             raise SettingsError(f"--task {text}: write NAME=RUN, such as gender=runs/gender.")
@@ -143,10 +146,12 @@ def _wanted(tasks: list[str] | None) -> dict[str, Path]:
 
 def _encoder_of(wanted: dict[str, Path]) -> Path:
     """The encoder that the first run with one was trained on; that of the embedded world where no task is named."""
+    from peterrec.origin import read_origin
     from peterrec.run_folder import read_run
 
     for folder in wanted.values():
-        recorded = _encoder_in(read_run(folder, stage="finetune"))
+        origin = read_origin(folder)
+        recorded = _encoder_in(read_run(folder, stage="finetune")) if origin is None else origin.encoder
         if recorded:
             return (folder / recorded).resolve()
     return ENCODER

@@ -17,7 +17,7 @@ from peterrec.evaluation.impression_measures import counted_rows, label_of, meas
 from peterrec.evaluation.impression_plan import BASELINES, RATE, RATE_OF_DOMAIN, RATING_MODELS, REGRESSION
 from peterrec.evaluation.rating_baselines import rating_models, rating_predictions
 from peterrec.impression_design import Design
-from peterrec.impression_recipe import Measure
+from peterrec.objective_recipe import Measure
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

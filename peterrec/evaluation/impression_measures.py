@@ -7,7 +7,7 @@ from peterrec.data.impressions.impressions import Impressions
 from peterrec.data.impressions.positive_weight import weighed_label
 from peterrec.data.impressions.space import parse_space
 from peterrec.impression_design import Design
-from peterrec.impression_recipe import Measure
+from peterrec.objective_recipe import Measure
 
 
 def measures_of(plan: Design) -> dict[str, Measure]:

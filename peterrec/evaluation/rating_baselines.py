@@ -13,7 +13,7 @@ from peterrec.errors import DataError
 from peterrec.evaluation.impression_measures import counted_rows, label_of, measures_of
 from peterrec.evaluation.impression_plan import RATING_MODELS
 from peterrec.impression_design import Design
-from peterrec.impression_recipe import Measure
+from peterrec.objective_recipe import Measure
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from peterrec.errors import SettingsError
-from peterrec.impression_recipe import Head, Measure, Objective
+from peterrec.impression_recipe import Head
+from peterrec.objective_recipe import Measure, Objective
 
 CLICK, CONVERSION = "click", "conversion"
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from peterrec.heads.compose import Derived, compose
-from peterrec.impression_recipe import Head, Objective
+from peterrec.impression_recipe import Head
+from peterrec.objective_recipe import Objective
 
 STEPS = 50  # of Newton's method; a handful is enough
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peterrec.impression_recipe import Loss
+from peterrec.objective_recipe import Loss
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peterrec.errors import DataError
-from peterrec.impression_recipe import Loss
+from peterrec.objective_recipe import Loss
 from peterrec.objectives.log_probability import LogProbability, of_logit
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from peterrec.body_recipe import BodyLayer
 from peterrec.errors import SettingsError
-from peterrec.impression_recipe import BodyLayer
 from peterrec.routing.layer import RoutedLayer
 from peterrec.routing.wiring import wire
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from peterrec.impression_recipe import BodyLayer
+from peterrec.body_recipe import BodyLayer
 from peterrec.mlp import RowLinear
 from peterrec.routing.router import Router
 from peterrec.routing.wiring import Wiring

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from peterrec.impression_recipe import BodyLayer
+from peterrec.body_recipe import BodyLayer
 from peterrec.mlp import MLP
 from peterrec.routing.hard_concrete import HardConcreteRouter
 from peterrec.routing.linear import LinearRouter

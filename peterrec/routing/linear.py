@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from peterrec.impression_recipe import BodyLayer
+from peterrec.body_recipe import BodyLayer
 from peterrec.routing.router import Router
 from peterrec.routing.wiring import Wiring
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from peterrec.impression_recipe import BodyLayer
+from peterrec.body_recipe import BodyLayer
 from peterrec.mlp import MLP, RowLinear
 from peterrec.routing.router import Router
 from peterrec.routing.wiring import Wiring

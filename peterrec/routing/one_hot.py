@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from peterrec.impression_recipe import BodyLayer
+from peterrec.body_recipe import BodyLayer
 from peterrec.routing.router import Router
 from peterrec.routing.tie import squared_distance
 from peterrec.routing.wiring import Wiring

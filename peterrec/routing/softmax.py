@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from peterrec.body_recipe import BodyLayer
 from peterrec.errors import SettingsError
-from peterrec.impression_recipe import BodyLayer
 from peterrec.mlp import RowLinear
 from peterrec.routing.router import Router
 from peterrec.routing.wiring import Wiring

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from peterrec.data.impressions.impressions import Impressions
 from peterrec.errors import DataError
-from peterrec.impression_recipe import Correlation
+from peterrec.objective_recipe import Correlation
 
 Ints = NDArray[np.int64]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from peterrec.balancing.balancer import Balancer
 from peterrec.balancing.methods import Balanced, make_balancer
 from peterrec.balancing_recipe import BalancerName, Balancing
-from peterrec.impression_recipe import Objective
+from peterrec.objective_recipe import Objective
 from peterrec.training.impression_labels import objective_names
 
 

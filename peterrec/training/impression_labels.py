@@ -10,7 +10,7 @@ from peterrec.data.impressions.impressions import Impressions
 from peterrec.data.impressions.positive_weight import positive_weights, weighed_label
 from peterrec.data.impressions.space import parse_space
 from peterrec.errors import DataError
-from peterrec.impression_recipe import Measure, Objective
+from peterrec.objective_recipe import Measure, Objective
 
 Floats = NDArray[np.float32]
 

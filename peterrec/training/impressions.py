@@ -11,18 +11,17 @@ from torch import Tensor, nn
 
 from peterrec.balancing.balancer import Balancer
 from peterrec.balancing_recipe import BalancerName, Balancing
-from peterrec.data.upload import upload
 from peterrec.errors import DataError
-from peterrec.impression_recipe import Correlation, Measure, Objective
 from peterrec.metrics.click_rates import auc, explained_variance, information, log_loss, rmse
-from peterrec.objectives.group_losses import bpr_sum, denominator, lists_of, listwise_sum, pairs_of, two_classes
-from peterrec.objectives.impression_losses import check_labels, masked_sum, row_losses
+from peterrec.objective_recipe import Correlation, Measure, Objective
+from peterrec.objectives.group_losses import denominator, two_classes
+from peterrec.objectives.impression_losses import check_labels
 from peterrec.objectives.log_probability import LogProbability
-from peterrec.objectives.skip_gram import skip_gram
 from peterrec.training.correlation import Neighbours
 from peterrec.training.impression_balancing import objectives_balanced
 from peterrec.training.impression_groups import group_batches, group_part, group_runs, groups_of
 from peterrec.training.impression_labels import Wanted, compared, learned, objective_names
+from peterrec.training.impression_loss import correlation_sum, summed_loss
 from peterrec.training.impression_reader import ImpressionReader
 from peterrec.training.micro_batch import micro_batch
 from peterrec.training.settings import TrainingSettings
@@ -257,12 +256,16 @@ class ImpressionProgram:
                 found.append(penalty.detach() * 0)
                 sums.append(found[-1])
                 continue
-            summed = self._summed(one, right, outputs[one.of], piece.rows, device)
+            groups = None if self._groups is None else self._groups[piece.rows]
+            told = Wanted(right.label[piece.rows], right.weight[piece.rows])
+            summed = summed_loss(one, outputs[one.of], told, groups=groups)
             mean = summed / (step.weights[number] * self._units[number])
             found.append(one.weight * mean)
             sums.append(mean.detach() * step.counts[number])
         if self._correlation is not None:
-            mean = self._correlated(piece, device)
+            assert self._neighbours is not None
+            near = self._neighbours.of(step.rows, draw=step.draw)  # drawn for the step as a whole
+            mean = correlation_sum(self.data, near, piece.rows, device=device) / max(step.pairs, 1)
             penalty = penalty + self._correlation.weight * mean
             sums.append(mean.detach() * step.pairs)
         now = torch.stack(sums)
@@ -283,40 +286,6 @@ class ImpressionProgram:
             output = outputs[one.of]
             found.append(((output.logit if isinstance(output, LogProbability) else output) * mix).sum())
         return found
-
-    def _correlated(self, piece: ImpressionPiece, device: torch.device) -> Tensor:
-        """What the pairs around a piece's rows add to the mean correlation loss of its step, `()`."""
-        assert self._neighbours is not None
-        pairs = self._neighbours.of(piece.step.rows, draw=piece.step.draw)  # drawn for the step as a whole
-        own = np.isin(pairs.centre, piece.rows)
-        if not own.any():
-            return torch.zeros((), device=device)
-        centre, context, negatives = (part[own] for part in pairs)
-        rows, place = np.unique(np.concatenate([centre, context, negatives.ravel()]), return_inverse=True)
-        tower = self.data.network.correlation
-        assert tower is not None
-        read = tower(self.data.field_vectors(rows, device))[upload(torch.from_numpy(place.reshape(-1)), device)]
-        own_vectors, near, far = read.split([len(centre), len(context), negatives.size])
-        losses = skip_gram(own_vectors, near, far.reshape(*negatives.shape, -1))
-        return losses.sum() / piece.step.pairs
-
-    def _summed(
-        self, one: Objective, found: Wanted, output: Tensor | LogProbability, rows: Ints, device: torch.device
-    ) -> Tensor:
-        """The sum of weight × loss of an objective over the rows `(B,)` of a piece, `()`."""
-        label, weight = found.label[rows], found.weight[rows]
-        if one.group is None or self._groups is None:
-            told = [upload(torch.from_numpy(each), device) for each in (label, weight)]
-            return masked_sum(row_losses(one.loss, output, told[0]), told[1] > 0, told[1])[0]
-        assert isinstance(output, Tensor)
-        groups = self._groups[rows]
-        if one.loss == "bpr":
-            return bpr_sum(
-                output, *(upload(torch.from_numpy(each), device) for each in pairs_of(label, weight, groups))
-            )
-        lists = lists_of(label, weight, groups)
-        place, target, weighed = (upload(torch.from_numpy(each), device) for each in lists[:3])
-        return listwise_sum(output, place, target, weighed, number=lists.number)
 
     def validate(self) -> dict[str, float]:
         """The watched figure, and AUC and log loss of each measure, on the validation rows."""

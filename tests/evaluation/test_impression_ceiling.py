@@ -16,7 +16,7 @@ from peterrec.data.impressions.wanted import Wanted, parse_field, parse_label, s
 from peterrec.data.synthetic import World, WorldSettings
 from peterrec.evaluation.impression_ceiling import ceiling, impression_world_of
 from peterrec.impression_design import binary_labels, design
-from peterrec.impression_recipe import Measure
+from peterrec.objective_recipe import Measure
 from peterrec.stages import finetune, prepare_impressions
 from peterrec.stages.world import write_world
 

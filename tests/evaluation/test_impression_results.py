@@ -19,7 +19,7 @@ from peterrec.evaluation.impression_entrant import by_measure, entrant, measured
 from peterrec.evaluation.impression_measures import measures_of
 from peterrec.evaluation.impression_plan import ImpressionPlan
 from peterrec.evaluation.impression_results import _results, prediction_table, protocol
-from peterrec.impression_recipe import Measure
+from peterrec.objective_recipe import Measure
 
 PARTS = Split(np.arange(400), np.arange(400, 500), np.arange(500, 600))
 

@@ -11,7 +11,8 @@ from peterrec.baselines.ratings.ratings import Ratings
 from peterrec.data.attribute import Split
 from peterrec.evaluation.impression_plan import RATING_MODELS
 from peterrec.evaluation.rating_baselines import rating_models, rating_predictions
-from peterrec.impression_recipe import Head, Measure, Objective
+from peterrec.impression_recipe import Head
+from peterrec.objective_recipe import Measure, Objective
 
 PARTS = Split(np.arange(400), np.arange(400, 500), np.arange(500, 600))
 SPACE = "click == 1"

@@ -5,7 +5,8 @@ import pytest
 
 from peterrec.heads.compose import parse_derived
 from peterrec.heads.starting_logits import starting_logits
-from peterrec.impression_recipe import Head, Objective
+from peterrec.impression_recipe import Head
+from peterrec.objective_recipe import Objective
 
 
 def logit(p):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from peterrec.impression_recipe import BodyLayer
+from peterrec.body_recipe import BodyLayer
 from peterrec.routing import Body
 
 Array = np.ndarray

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from peterrec.body_recipe import BodyLayer
 from peterrec.errors import SettingsError
-from peterrec.impression_recipe import BodyLayer
 from peterrec.mlp import RowLinear
 from peterrec.routing import Body
 from peterrec.tuners.star.star_linear import add_star

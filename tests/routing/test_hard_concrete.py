@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from peterrec.impression_recipe import BodyLayer
+from peterrec.body_recipe import BodyLayer
 from peterrec.routing import Body
 from peterrec.routing.hard_concrete import HardConcreteRouter
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from peterrec.impression_recipe import BodyLayer
+from peterrec.body_recipe import BodyLayer
 from peterrec.routing import Body
 
 

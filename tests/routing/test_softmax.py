@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from peterrec.body_recipe import BodyLayer
 from peterrec.errors import SettingsError
-from peterrec.impression_recipe import BodyLayer
 from peterrec.routing import Body
 
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from peterrec.impression_recipe import BodyLayer
+from peterrec.body_recipe import BodyLayer
 from peterrec.mlp import MLP
 from peterrec.routing import Body
 from peterrec.routing.tie import squared_distance

@@ -2,8 +2,8 @@
 
 import pytest
 
+from peterrec.body_recipe import BodyLayer
 from peterrec.errors import SettingsError
-from peterrec.impression_recipe import BodyLayer
 from peterrec.routing.wiring import wire
 
 

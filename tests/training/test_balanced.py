@@ -8,11 +8,13 @@ from impression_world import draw, encoder, plan_of
 from torch import nn
 
 from peterrec.balancing_recipe import Balancing
+from peterrec.body_recipe import BodyLayer
 from peterrec.catalogue import adapter
 from peterrec.data.impressions.impressions import Impressions
 from peterrec.errors import SettingsError
-from peterrec.impression_recipe import BodyLayer, Head, ImpressionTask, Measure, Objective
+from peterrec.impression_recipe import Head, ImpressionTask
 from peterrec.impression_transfer import build, fit_codings, fit_impressions
+from peterrec.objective_recipe import Measure, Objective
 from peterrec.training.balanced import BalancedGradients
 from peterrec.training.impressions import ImpressionProgram, ImpressionSettings
 from peterrec.training.loop import train

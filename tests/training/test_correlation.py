@@ -8,8 +8,8 @@ from impression_world import plan_of
 from peterrec.catalogue import adapter
 from peterrec.data.impressions.impressions import Impressions
 from peterrec.errors import DataError
-from peterrec.impression_recipe import Correlation
 from peterrec.impression_transfer import build, fit_codings, fit_impressions
+from peterrec.objective_recipe import Correlation
 from peterrec.training.correlation import Neighbours
 from peterrec.training.impressions import ImpressionPiece, ImpressionProgram, ImpressionSettings
 from peterrec.training.progress import Progress

@@ -8,8 +8,8 @@ from impression_world import draw, encoder, plan_of
 from peterrec.catalogue import ImpressionTask, adapter, any_task, names
 from peterrec.data.impressions.impressions import Impressions
 from peterrec.errors import DataError
-from peterrec.impression_recipe import Measure, Objective
 from peterrec.impression_transfer import build, fit_codings, fit_impressions
+from peterrec.objective_recipe import Measure, Objective
 from peterrec.training.impressions import ImpressionProgram, ImpressionSettings
 from peterrec.training.progress import Progress
 from peterrec.training.tracking import Tracker
