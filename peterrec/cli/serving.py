@@ -37,7 +37,7 @@ def serve(
             "--task",
             "-t",
             metavar="NAME=RUN",
-            help="A task and the folder, or the repository, of its finetune run; the folder alone is called by its name. "
+            help="A task and the folder, or repository, of its finetune run; a folder alone is called by its name. "
             "Repeatable.",
         ),
     ] = None,

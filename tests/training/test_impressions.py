@@ -17,7 +17,7 @@ from peterrec.training.tracking import Tracker
 CPU = torch.device("cpu")
 LINKED = {"nmtr", "conet", "sconet", "dupn", "deepmcp"}  # other fields and labels: test_linked_recipes.py
 RECIPES = [name for name in names("tasks") if isinstance(any_task(name), ImpressionTask) and name not in LINKED]
-EVERYWHERE = [name for name in RECIPES if name not in ("esm2", "engagement", "position_bias")]
+EVERYWHERE = [name for name in RECIPES if name not in ("esm2", "engagement", "position_bias", "youtube_ranking")]
 
 
 @pytest.fixture(scope="module")
