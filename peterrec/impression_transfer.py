@@ -17,8 +17,9 @@ from peterrec.encoders.base import UserEncoder
 from peterrec.impression_design import Design, build_network
 from peterrec.impression_model import ImpressionModel, ImpressionNetwork
 from peterrec.training.impression_reader import ImpressionReader
+from peterrec.training.impression_step import ImpressionSettings
 from peterrec.training.impression_vectors import ImpressionVectors
-from peterrec.training.impressions import ImpressionProgram, ImpressionSettings
+from peterrec.training.impressions import ImpressionProgram
 from peterrec.training.loop import train
 from peterrec.training.memory import PeakMemory
 from peterrec.training.progress import Progress

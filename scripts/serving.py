@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         "machine": {"processor": platform.processor(), "cores": os.cpu_count(), "torch": torch.__version__},
         "systems": found,
     }
-    Console().print(_table(told))
+    Console(width=120).print(_table(told))
     with atomic_file(options.output) as path:
         path.write_text(json.dumps(told, indent=2) + "\n")
 

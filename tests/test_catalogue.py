@@ -13,7 +13,7 @@ from peterrec.peft_methods import PEFT_METHODS, places
 from peterrec.settings import dump, load_settings, settings_table, to_toml, validate
 from peterrec.task_recipe import AUTO
 from peterrec.training.finetuning import FinetuningSettings
-from peterrec.training.impressions import ImpressionSettings
+from peterrec.training.impression_step import ImpressionSettings
 from peterrec.training.settings import TrainingSettings
 
 READ = {"adapters": catalogue.adapter, "tasks": catalogue.any_task}

@@ -73,7 +73,7 @@ def show(
     from peterrec.errors import did_you_mean
     from peterrec.stages.pretrain import PretrainSettings
     from peterrec.training.finetuning import FinetuningSettings
-    from peterrec.training.impressions import ImpressionSettings
+    from peterrec.training.impression_step import ImpressionSettings
 
     models = {"pretrain": PretrainSettings, "finetune": FinetuningSettings, "impressions": ImpressionSettings}
     if len(name) != 2 or name[1] not in models:

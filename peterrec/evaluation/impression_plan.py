@@ -13,7 +13,7 @@ from peterrec.evaluation.study_request import StudyRequest
 from peterrec.evaluation.training_plan import TrainingPlan, training_overrides
 from peterrec.run_folder import read_run
 from peterrec.settings import Settings, load_settings
-from peterrec.training.impressions import ImpressionSettings
+from peterrec.training.impression_step import ImpressionSettings
 from peterrec.transfer import Contestant
 
 # What a user may ask of a comparison: what do the encoder's vectors add, and what their pretraining?

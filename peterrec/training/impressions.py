@@ -1,12 +1,10 @@
 """Training a model of impressions on several objectives at once, as a program for the training loop."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
 from peterrec.balancing.balancer import Balancer
@@ -23,47 +21,12 @@ from peterrec.training.impression_groups import group_batches, group_part, group
 from peterrec.training.impression_labels import Wanted, compared, learned, objective_names
 from peterrec.training.impression_loss import correlation_sum, summed_loss
 from peterrec.training.impression_reader import ImpressionReader
+from peterrec.training.impression_step import ImpressionPiece, ImpressionSettings, ImpressionStep
 from peterrec.training.micro_batch import micro_batch
-from peterrec.training.settings import TrainingSettings
 from peterrec.training.table_update import update_read_rows
 
 Ints = NDArray[np.int64]
 PROBE = 256  # rows by which it is found what objectives share
-
-
-class ImpressionSettings(TrainingSettings):
-    """Training settings of tasks on impressions."""
-
-    rows: int = Field(2048, ge=1, description="Impressions of a batch.")
-    cache_mb: int = Field(
-        1024,
-        ge=0,
-        description="Memory (MiB) for the user vectors of a frozen encoder, computed once; where they take more, "
-        "each step computes them again.",
-    )
-    seed: int = Field(0, ge=0, lt=2**63, description="Not to be set here: --seeds gives each run its own.")
-
-
-@dataclass(frozen=True)
-class ImpressionStep:
-    """One batch: rows `(B,)`; how many of them count for each objective `(T,)`, and what these weigh `(T,)`.
-
-    With a correlation loss also the number of its `pairs`, and the seed by which its negatives are drawn.
-    """
-
-    rows: Ints
-    counts: tuple[int, ...]
-    weights: tuple[float, ...]
-    pairs: int = 0
-    draw: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class ImpressionPiece:
-    """Some rows `(B,)` of a step."""
-
-    rows: Ints
-    step: ImpressionStep
 
 
 class ImpressionProgram:

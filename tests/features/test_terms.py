@@ -17,7 +17,8 @@ from peterrec.features.terms import Terms
 from peterrec.impression_transfer import build, fit_codings
 from peterrec.metrics.click_rates import auc
 from peterrec.term_recipe import Term
-from peterrec.training.impressions import ImpressionProgram, ImpressionSettings
+from peterrec.training.impression_step import ImpressionSettings
+from peterrec.training.impressions import ImpressionProgram
 
 SIZES = FieldSizes(names=("a", "b", "c", "x", "tags"), categorical=(4, 5, 6), numeric=1, multi=(5,))
 

@@ -16,7 +16,8 @@ from peterrec.impression_recipe import Head, ImpressionTask
 from peterrec.impression_transfer import build, fit_codings, fit_impressions
 from peterrec.objective_recipe import Measure, Objective
 from peterrec.training.balanced import BalancedGradients
-from peterrec.training.impressions import ImpressionProgram, ImpressionSettings
+from peterrec.training.impression_step import ImpressionSettings
+from peterrec.training.impressions import ImpressionProgram
 from peterrec.training.loop import train
 from peterrec.training.optimizer import Updater
 from peterrec.training.processes import Processes

@@ -11,7 +11,8 @@ from peterrec.errors import DataError
 from peterrec.impression_transfer import build, fit_codings, fit_impressions
 from peterrec.objective_recipe import Correlation
 from peterrec.training.correlation import Neighbours
-from peterrec.training.impressions import ImpressionPiece, ImpressionProgram, ImpressionSettings
+from peterrec.training.impression_step import ImpressionPiece, ImpressionSettings
+from peterrec.training.impressions import ImpressionProgram
 from peterrec.training.progress import Progress
 from peterrec.training.tracking import Tracker
 

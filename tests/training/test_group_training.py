@@ -11,7 +11,8 @@ from peterrec.errors import DataError, SettingsError
 from peterrec.evaluation.impression_entrant import by_measure, measured
 from peterrec.impression_design import binary_labels, design
 from peterrec.impression_transfer import build, fit_codings, fit_impressions
-from peterrec.training.impressions import ImpressionProgram, ImpressionSettings
+from peterrec.training.impression_step import ImpressionSettings
+from peterrec.training.impressions import ImpressionProgram
 from peterrec.training.progress import Progress
 from peterrec.training.tracking import Tracker
 

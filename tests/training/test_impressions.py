@@ -10,7 +10,8 @@ from peterrec.data.impressions.impressions import Impressions
 from peterrec.errors import DataError
 from peterrec.impression_transfer import build, fit_codings, fit_impressions
 from peterrec.objective_recipe import Measure, Objective
-from peterrec.training.impressions import ImpressionProgram, ImpressionSettings
+from peterrec.training.impression_step import ImpressionSettings
+from peterrec.training.impressions import ImpressionProgram
 from peterrec.training.progress import Progress
 from peterrec.training.tracking import Tracker
 
