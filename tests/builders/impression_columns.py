@@ -15,6 +15,7 @@ FIELDS = (*CATEGORICAL, *NUMERIC, *MULTI)
 LABELS = {
     "esm2": ("click", "cart", "conversion"),
     "engagement": ("click", "dwell", "completion"),
+    "youtube_ranking": ("click", "dwell"),
 }
 Array = np.ndarray
 
