@@ -54,7 +54,7 @@ def _in_place(wanted: Reference) -> Path:
     if not folder.is_dir():
         hint = "" if wanted.revision is None else " (a revision may follow an existing folder, or owner/name of a hub)"
         raise SettingsError(f"{folder}: there is no such folder{hint}.")
-    if not (folder / MANIFEST).is_file() or (folder / FETCHED).is_file():
+    if not (folder / MANIFEST).is_file():
         if wanted.revision is not None:
             raise SettingsError(f"{folder} was not published, so it has no revision: leave @{wanted.revision} out.")
         return folder

@@ -199,6 +199,17 @@ def test_a_folder_is_checked_where_it_is(encoder, task, tmp_path):
         fetch(folder)
 
 
+def test_a_copy_of_ones_own_is_checked_too(published, tmp_path):
+    from peterrec.hub.copying import copy_fetched
+
+    folder, encoder = copy_fetched(fetch("me/gender"), output=tmp_path / "mine")
+    assert peterrec.load_task(fetch(folder)).encoder_folder == encoder
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(RefusedError, match="is not the file that was published"):
+        fetch(folder)
+
+
 def test_private_ones_need_a_token(published, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.utils._auth._get_token_from_file", lambda: None)
