@@ -50,8 +50,8 @@ def test_no_item_id_is_published_and_the_salt_undoes_it(hub, encoder, task, cold
     told = b"".join(
         content
         for repository in hub.repositories.values()
-        for content in (Vocabulary.load.__doc__ or "").encode().splitlines()[:0]
-        or repository.commits[-1].files.values()
+        for name, content in repository.commits[-1].files.items()
+        if not name.endswith(".parquet")  # compressed: read below
     )
     for item in (*ids, *targets):
         assert f'"{item}"'.encode() not in told
