@@ -1,11 +1,12 @@
 """Ratings of MovieLens-1M: Koren's family, scikit-surprise, and the multi-task model on the same rows.
 
-    python scripts/ratings.py OUT --known DATA [--new DATA] [--encoder RUN] [--seeds N]
+    python scripts/ratings.py OUT --known DATA [--new DATA] [--encoder RUN] [--seeds N] [--peers NAMES]
 
 `scripts/impression_data.py movielens-ratings` makes the tables and prints how they are prepared: DATA of known users
 (test rows drawn from all rows) and of new ones (whole users). Each set is a `peterrec compare` of the tasks `ratings`
 in OUT, whose baselines are the models of ratings; it goes on where it was interrupted. scikit-surprise, where it is
-installed, learns from the same training rows. OUT/tables.md has the tables, OUT/ratings.json all figures.
+installed, learns from the same training rows (its SVDpp takes half an hour a seed). OUT/tables.md has the tables,
+OUT/ratings.json all figures.
 """
 
 import argparse
@@ -34,15 +35,15 @@ def compared(data: Path, *, encoder: Path | None, output: Path, seeds: int) -> d
     return json.loads((output / "metrics.json").read_text(encoding="utf-8"))
 
 
-def of_surprise(data: Path, *, seeds: int) -> list[dict[str, Any]]:
-    """RMSE of scikit-surprise's models on the same test rows, learned from the same training rows."""
+def of_surprise(data: Path, *, names: tuple[str, ...], seeds: int) -> list[dict[str, Any]]:
+    """RMSE of scikit-surprise's models `names` on the same test rows, learned from the same training rows."""
     import surprise
 
     impressions = open_impressions(data)
     rating = impressions.labels["rating"].astype(np.float64)
     low, high = float(np.nanmin(rating)), float(np.nanmax(rating))
     found = []
-    for name in SURPRISE:
+    for name in names:
         options: dict[str, Any] = {"verbose": False}
         if name == "KNNBaseline":
             options["sim_options"] = {"name": "pearson_baseline", "user_based": False}
@@ -117,6 +118,14 @@ def main() -> None:
     parser.add_argument("--new", type=Path, help="prepared: new users are tested")
     parser.add_argument("--encoder", type=Path, help="a pretrained encoder, for data prepared with --history")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        default=SURPRISE,
+        choices=SURPRISE,
+        metavar="NAME",
+        help=f"models of scikit-surprise: {', '.join(SURPRISE)}",
+    )
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
     text = ""
@@ -128,7 +137,7 @@ def main() -> None:
         if importlib.util.find_spec("surprise") is None:
             print("scikit-surprise is not installed: the tables do without its models.")
         else:
-            metrics["results"] += of_surprise(data, seeds=arguments.seeds)
+            metrics["results"] += of_surprise(data, names=tuple(arguments.peers), seeds=arguments.seeds)
         found[name] = metrics
         text += tables(metrics, title=name.capitalize()) + "\n"
         (arguments.output / "ratings.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
