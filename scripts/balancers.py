@@ -11,11 +11,12 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
+from comparison import compared
+
 from peterrec.balancing.methods import Balanced, make_balancer
 from peterrec.balancing_recipe import BalancerName, Balancing
 from peterrec.errors import SettingsError
 from peterrec.metrics.measure_name import MeasureName
-from peterrec.stages import compare
 
 ALL: tuple[BalancerName, ...] = tuple(name for name in get_args(BalancerName) if name != "static")
 
@@ -90,20 +91,15 @@ def main() -> None:
     names, missing = installed(("sum", *wanted))
     for text in missing:
         print(f"Left out: {text}")
-    run = asked.output / "compare"
-    if not (run / "run.json").is_file():
-        compare.run(
-            asked.task,
-            balancers=names,
-            encoder=asked.encoder,
-            data=asked.data,
-            output=run,
-            controls=(),
-            learning_rates=None,
-            seeds=range(asked.seeds),
-            overrides=asked.set,
-        )
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    metrics = compared(
+        (asked.task,),
+        asked.data,
+        encoder=asked.encoder,
+        output=asked.output / "compare",
+        seeds=asked.seeds,
+        overrides=asked.set,
+        balancers=names,
+    )
     text = table(metrics)
     (asked.output / "balancers.md").write_text(text, encoding="utf-8")
     kept = {key: metrics[key] for key in ("protocol", "metric", "results", "gains", "curves")}

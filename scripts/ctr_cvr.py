@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from comparison import compared
 from numpy.typing import NDArray
 
 from peterrec.data.attribute import Split
@@ -26,7 +27,6 @@ from peterrec.evaluation.study_request import StudyRequest
 from peterrec.evaluation.trial import Trial
 from peterrec.metrics.impression_rows import ImpressionRows, MeasuredOutput, replicates_of
 from peterrec.metrics.intervals import metric_intervals, paired_gain
-from peterrec.stages import compare
 from peterrec.training.progress import Progress
 from peterrec.training.tracking import Tracker
 
@@ -34,22 +34,6 @@ ANY = ("shared_bottom", "soft_sharing", "cross_stitch", "omoe", "mmoe", "ple", "
 FUNNEL = (*ANY, "esmm", "mmoe_esmm", "dbmtl")  # for click and conversion
 OUTPUTS = ("ctr", "cvr", "ctcvr")
 Predicted = dict[str, NDArray[np.float64]]
-
-
-def compared(recipes: tuple[str, ...], data: Path, *, encoder: Path | None, output: Path, seeds: int) -> dict[str, Any]:
-    """metrics.json of the recipes on `data`, each at its own learning rate."""
-    if not (output / "run.json").is_file():
-        compare.run(
-            recipes[0],
-            more_tasks=recipes[1:],
-            encoder=encoder,
-            data=data,
-            output=output,
-            controls=(),
-            learning_rates=None,
-            seeds=range(seeds),
-        )
-    return json.loads((output / "metrics.json").read_text(encoding="utf-8"))
 
 
 def rows_of(run: Path, model: str) -> list[ImpressionRows]:

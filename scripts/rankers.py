@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from comparison import compared
 
 from peterrec.data.impressions.impressions import Impressions, open_impressions
 from peterrec.evaluation.impression_entrant import measured
@@ -20,26 +21,8 @@ from peterrec.evaluation.impression_study import ImpressionStudy
 from peterrec.evaluation.study_request import StudyRequest
 from peterrec.metrics.impression_rows import ImpressionRows, replicates_of
 from peterrec.metrics.intervals import paired_gain
-from peterrec.stages import compare
 
 RANKERS = ("lr", "fm", "ffm", "wide_deep", "deepfm")
-
-
-def compared(data: Path, *, encoder: Path | None, output: Path, seeds: int, overrides: list[str]) -> dict[str, Any]:
-    """metrics.json of the rankers on `data`, each at its own settings."""
-    if not (output / "run.json").is_file():
-        compare.run(
-            RANKERS[0],
-            more_tasks=RANKERS[1:],
-            encoder=encoder,
-            data=data,
-            output=output,
-            controls=(),
-            learning_rates=None,
-            seeds=range(seeds),
-            overrides=overrides,
-        )
-    return json.loads((output / "metrics.json").read_text(encoding="utf-8"))
 
 
 def rows_of(run: Path, model: str, *, data: Impressions, study: ImpressionStudy) -> list[ImpressionRows]:
@@ -116,7 +99,7 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     found = {
         place: compared(
-            given.data, encoder=encoder, output=given.output / place, seeds=given.seeds, overrides=given.set
+            RANKERS, given.data, encoder=encoder, output=given.output / place, seeds=given.seeds, overrides=given.set
         )
         for place, encoder in (("without", None), ("with", given.encoder))
     }

@@ -17,22 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from comparison import compared
 
 from peterrec.data.impressions.impressions import open_impressions
 from peterrec.metrics.impression_rows import ImpressionRows, MeasuredOutput, replicates_of
 from peterrec.metrics.intervals import metric_intervals
-from peterrec.stages import compare
 
 TASK = "ratings"
 # their defaults but for SVDpp, whose default of 20 factors is kept: as their documentation measures them
 SURPRISE = ("BaselineOnly", "KNNBaseline", "SVD", "SVDpp")
-
-
-def compared(data: Path, *, encoder: Path | None, output: Path, seeds: int) -> dict[str, Any]:
-    """metrics.json of the task on `data`, beside the models of ratings."""
-    if not (output / "run.json").is_file():
-        compare.run(TASK, encoder=encoder, data=data, output=output, learning_rates=None, seeds=range(seeds))
-    return json.loads((output / "metrics.json").read_text(encoding="utf-8"))
 
 
 def of_surprise(data: Path, *, names: tuple[str, ...], seeds: int) -> list[dict[str, Any]]:
@@ -133,7 +126,9 @@ def main() -> None:
         if data is None:
             continue
         folder = arguments.output / name.replace(" ", "_")
-        metrics = compared(data, encoder=arguments.encoder, output=folder, seeds=arguments.seeds)
+        metrics = compared(
+            (TASK,), data, encoder=arguments.encoder, output=folder, seeds=arguments.seeds, controls=None
+        )
         if importlib.util.find_spec("surprise") is None:
             print("scikit-surprise is not installed: the tables do without its models.")
         else:
