@@ -189,9 +189,10 @@ class ImpressionNetwork(nn.Module):
         layers = []
         if self.body is not None:
             assert embedded is not None
-            layers = self.body(self._inputs(batch, embedded, domain), domain_ids=batch.domain_ids)
+            given = self.body(self._inputs(batch, embedded, domain), domain_ids=batch.domain_ids)
+            layers = [branches.unbind(1) for branches in given]
         nothing = batch.domain_ids.new_empty(len(batch), 0, dtype=torch.float32)
-        read = [nothing if one is None else layers[one[0]][:, one[1]] for one in self._branches]
+        read = [nothing if one is None else layers[one[0]][one[1]] for one in self._branches]
         products = None if embedded is None else self._reads.factors(embedded)
         raw = self.heads(read, domain_ids=batch.domain_ids, products=products)
         if self.terms is not None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from peterrec.encoders.dropout import Dropout
+
 
 class RowLinear(nn.Linear):
     """A linear map of the last axis of `(B, …, D_in)` that takes, and ignores, the rows' `domain_ids` `(B,)`.
@@ -27,7 +29,7 @@ class MLP(nn.Module):
         widths = (channels, *hidden)
         self.channels = widths[-1]
         self.linears = nn.ModuleList(RowLinear(width, out) for width, out in itertools.pairwise(widths))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, domain_ids: Tensor | None = None) -> Tensor:
         """Maps `(B, …, D)` to `(B, …, channels)`; `domain_ids` `(B,)`, -1 where unknown, go to each linear map."""

@@ -37,7 +37,8 @@ class RoutedLayer(nn.Module):
 
     def forward(self, below: Tensor, domain_ids: Tensor | None = None) -> Tensor:
         """Maps the branches `(B, R, D)` of the layer below to its own `(B, O, H)`."""
-        inputs = [below[:, branch] for branch in self.inputs]
+        branches = below.unbind(1)  # one gradient for all; a selection each would fill a whole one for every reader
+        inputs = [branches[branch] for branch in self.inputs]
         return self.router(self.router.run(self.experts, inputs, domain_ids), below, domain_ids=domain_ids)
 
     def penalty(self) -> Tensor | None:

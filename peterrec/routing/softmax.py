@@ -46,8 +46,9 @@ class SoftmaxRouter(Router):
     def weights(self, below: Tensor, domain_ids: Tensor | None = None) -> Tensor:
         """The weights `(B, O, E)` in float32 that the gates give the experts, 0 for those that they do not see."""
         rows: list[Tensor] = []
+        branches = below.unbind(1)
         for linear, branch, name in zip(self.linears, self.inputs, self.names, strict=True):
-            row = self._softmax(linear(below[:, branch], domain_ids=domain_ids).float())
+            row = self._softmax(linear(branches[branch], domain_ids=domain_ids).float())
             if name is not None:
                 row = row.new_zeros(len(row), self.experts).index_copy(1, self.get_buffer(name), row)
             rows.append(row)
