@@ -16,7 +16,7 @@ from peterrec.atomic import readable
 from peterrec.encoders.loading import encoder_revision, read_config
 from peterrec.encoders.readout import Readout
 from peterrec.errors import RefusedError, SettingsError
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -16,7 +16,7 @@ from peterrec.data.vocabulary import Vocabulary
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.impression_design import Design, design
 from peterrec.impression_transfer import ImpressionFit, build
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 from peterrec.run_weights import (
     WHOLE,
     FoundEncoder,

@@ -14,7 +14,7 @@ from peterrec.data.item_features import ItemFeatures, Name, item_features
 from peterrec.data.vocabulary import FIRST_ITEM, Vocabulary
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.ranking_model import RankingModel
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 from peterrec.run_weights import FoundEncoder, ModelFacts, fill_weights, find_encoder, read_own_weights, save_weights
 from peterrec.settings import validate
 

@@ -23,7 +23,7 @@ from peterrec.metrics.ranking import Histories
 from peterrec.objectives.settings import POSITION_LEVEL
 from peterrec.ranking_model import RankingModel
 from peterrec.ranking_run import RankingFacts, add_items, load_ranking
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 from peterrec.top_k import top_items
 
 Vectors = Callable[[Sequences, NDArray[np.int64]], Tensor]

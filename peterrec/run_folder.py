@@ -1,7 +1,6 @@
 """The output folder of a stage: locked in use, never half-written, finished once `run.json` is there."""
 
 import json
-import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +9,6 @@ from typing import Any
 
 from peterrec.atomic import (
     atomic_file,
-    atomic_folder,
     disk_errors,
     is_temporary,
     put_folder,
@@ -21,25 +19,11 @@ from peterrec.atomic import (
     sync_tree,
     temporary_path,
 )
-from peterrec.errors import RefusedError, SettingsError
+from peterrec.errors import SettingsError
 from peterrec.lock import LOCK_FILES, locked
+from peterrec.run_record import FORMAT_VERSION, RUN, UNFINISHED
 from peterrec.setting_changes import how_to_go_on, setting_changes
 
-__all__ = [
-    "FORMAT_VERSION",
-    "RunFolder",
-    "atomic_file",
-    "atomic_folder",
-    "data_of",
-    "output_folder",
-    "read_run",
-    "relative_to_run",
-]
-
-FORMAT_VERSION = 1
-
-_RUN = "run.json"
-_UNFINISHED = "unfinished.json"
 _CHECKPOINTS = "checkpoints"
 
 
@@ -114,7 +98,7 @@ class RunFolder:
         `facts` (`inputs`, figures, ...) stand beside the format, stage, version and resolved settings.
         """
         known = {"format_version": FORMAT_VERSION, "stage": self._stage, "peterrec": _own_version()}
-        self.write_json(_RUN, {**known, "settings": self._settings or {}, **facts})
+        self.write_json(RUN, {**known, "settings": self._settings or {}, **facts})
         _remove_leftovers(self.path)
 
     def _begin(self) -> None:
@@ -124,16 +108,16 @@ class RunFolder:
         # Killed anywhere in here, the folder stays recognisably ours and the next run clears on: first comes
         # a note with settings that equal no run's, then run.json goes (an old run is whole or unfinished).
         self._write_unfinished(None)
-        (self.path / _RUN).unlink(missing_ok=True)
+        (self.path / RUN).unlink(missing_ok=True)
         sync(self.path)
         for entry in self.path.iterdir():
-            if entry.name not in LOCK_FILES | {_UNFINISHED} and not is_temporary(entry):
+            if entry.name not in LOCK_FILES | {UNFINISHED} and not is_temporary(entry):
                 remove(entry)
         self._write_unfinished(self._settings)
         self._begun = True
 
     def _write_unfinished(self, settings: dict[str, Any] | None) -> None:
-        _write_json(self.path / _UNFINISHED, {"stage": self._stage, "settings": settings})
+        _write_json(self.path / UNFINISHED, {"stage": self._stage, "settings": settings})
 
     def _put(self, source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -178,65 +162,6 @@ def output_folder(
                 raise
 
 
-def read_run(path: Path, *, stage: str | None = None) -> dict[str, Any]:
-    """The `run.json` of a finished run, of `stage` if given.
-
-    Raises `SettingsError` if there is no finished run or it is of another stage, `RefusedError` if the file
-    is damaged or of a newer format.
-    """
-    path = Path(path)
-    wanted = f" of `peterrec {stage}`" if stage else ""
-    if not path.is_dir():
-        raise SettingsError(f"{path}: there is no such folder; give the output folder{wanted}.")
-    try:
-        run = json.loads((path / _RUN).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if (path / _UNFINISHED).exists():
-            raise SettingsError(
-                f"{path}: this run is not finished (there is no {_RUN}); run the same command to go on."
-            ) from None
-        raise SettingsError(f"{path}: not an output folder{wanted} (there is no {_RUN}).") from None
-    except ValueError as problem:
-        raise RefusedError(f"{path / _RUN}: damaged ({problem}); make the run again.") from None
-    if not isinstance(run, dict) or not isinstance(run.get("format_version"), int):
-        raise RefusedError(f"{path / _RUN}: damaged (no format_version); make the run again.")
-    if run["format_version"] > FORMAT_VERSION:
-        raise RefusedError(
-            f"{path / _RUN}: written by a newer peterrec ({run.get('peterrec', '?')}, format "
-            f"{run['format_version']}; this one reads up to {FORMAT_VERSION}). Update peterrec."
-        )
-    if stage is not None and run.get("stage") != stage:
-        raise SettingsError(
-            f"{path}: the output of `peterrec {run.get('stage')}`; here one of `peterrec {stage}` is needed."
-        )
-    return run
-
-
-def data_of(path: Path, run: dict[str, Any]) -> Path:
-    """The prepared log that the run in `path` was made with; `run` is its run.json.
-
-    It is recorded relative to the run's folder (`relative_to_run`), by older versions also relative to the working
-    directory; a place that exists wins. Raises `RefusedError` where nothing is recorded, `SettingsError` for a
-    published run, which names no data.
-    """
-    inputs = run.get("inputs")
-    recorded = inputs.get("data") if isinstance(inputs, dict) else None
-    if recorded is None and "published" in run:
-        raise SettingsError(f"{path} was published, which takes no data along: name a prepared folder with --data.")
-    if not isinstance(recorded, str):
-        raise RefusedError(f"{path / _RUN}: damaged (it names no inputs.data); make the run again.")
-    own = path / recorded
-    return Path(recorded) if not own.exists() and Path(recorded).exists() else own
-
-
-def relative_to_run(target: Path, folder: Path) -> str:
-    """`target` as a run in `folder` records it, so that both may move together; absolute on another drive."""
-    try:
-        return os.path.relpath(os.path.realpath(target), os.path.realpath(folder))
-    except ValueError:
-        return os.path.realpath(target)
-
-
 def _is_ours_or_free(path: Path) -> bool:
     """Whether the folder exists; refuses one that holds something else before a lock is put into it."""
     if path.exists() and not path.is_dir():
@@ -245,7 +170,7 @@ def _is_ours_or_free(path: Path) -> bool:
         return False
     names = {p.name for p in path.iterdir() if not is_temporary(p)}
     foreign = names - LOCK_FILES
-    if foreign and not names & {_RUN, _UNFINISHED}:
+    if foreign and not names & {RUN, UNFINISHED}:
         raise SettingsError(
             f"{path}: not empty and not the output of a run (it holds {', '.join(sorted(foreign)[:3])}); "
             "choose an empty or a new folder."
@@ -257,15 +182,15 @@ def _may_write(
     path: Path, *, stage: str, overwrite: bool, settings: dict[str, Any] | None, free: Collection[str]
 ) -> bool:
     """Whether there is an interrupted run to go on with; raises `SettingsError` if the content must stay."""
-    if (path / _RUN).exists():
+    if (path / RUN).exists():
         _remove_leftovers(path)  # of a run that was killed right after it finished
         if not overwrite:
             raise SettingsError(f"{path}: holds a finished run; add --overwrite or choose another folder.")
         _refuse_another_stage(path, stage)
         return False
-    if settings is None or not (path / _UNFINISHED).exists():
+    if settings is None or not (path / UNFINISHED).exists():
         return False
-    before = json.loads((path / _UNFINISHED).read_text(encoding="utf-8"))
+    before = json.loads((path / UNFINISHED).read_text(encoding="utf-8"))
     if before["settings"] is None:
         return False
     changes = setting_changes({"stage": before["stage"], **before["settings"]}, {"stage": stage, **settings}, free=free)
@@ -280,7 +205,7 @@ def _may_write(
 def _refuse_another_stage(path: Path, stage: str) -> None:
     """Before a run is overwritten: an encoder is not, by a fine-tuning that only names it as its output by mistake."""
     try:
-        run = json.loads((path / _RUN).read_text(encoding="utf-8"))
+        run = json.loads((path / RUN).read_text(encoding="utf-8"))
     except ValueError:  # damaged: nobody can use it
         return
     if isinstance(run, dict) and run.get("stage") not in (None, stage):
@@ -296,7 +221,7 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    remove(path / _UNFINISHED)
+    remove(path / UNFINISHED)
     remove(path / _CHECKPOINTS)
 
 

@@ -9,7 +9,7 @@ from peterrec.adaptation import build, history_length
 from peterrec.catalogue import TaskRecipe
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.model import TaskModel
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 from peterrec.run_weights import FoundEncoder, ModelFacts, fill_weights, find_encoder, read_own_weights, save_weights
 from peterrec.run_weights import weights_digest as weights_digest
 from peterrec.settings import validate

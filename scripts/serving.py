@@ -38,7 +38,8 @@ from peterrec.catalogue import TaskRecipe
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.encoders import NextItNet, NextItNetConfig
 from peterrec.encoders.loading import encoder_revision, load_encoder, save_encoder
-from peterrec.run_folder import output_folder, relative_to_run
+from peterrec.run_folder import output_folder
+from peterrec.run_record import relative_to_run
 from peterrec.run_weights import weights_digest
 from peterrec.serving.limits import Limits
 from peterrec.serving.micro_batches import MicroBatches

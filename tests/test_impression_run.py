@@ -19,7 +19,8 @@ from peterrec.errors import RefusedError, SettingsError
 from peterrec.impression_design import binary_labels
 from peterrec.impression_run import ImpressionFacts, load_impressions, read_schema, save_impressions
 from peterrec.impression_transfer import build, fit_codings
-from peterrec.run_folder import output_folder, relative_to_run
+from peterrec.run_folder import output_folder
+from peterrec.run_record import relative_to_run
 from peterrec.settings import dump
 
 CPU = torch.device("cpu")

@@ -16,7 +16,8 @@ from peterrec.encoders import NextItNet
 from peterrec.encoders.loading import encoder_revision, load_encoder, open_encoder, read_config, save_encoder
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.ranking_run import RankingFacts, add_items, load_ranking, save_ranking
-from peterrec.run_folder import output_folder, relative_to_run
+from peterrec.run_folder import output_folder
+from peterrec.run_record import relative_to_run
 from peterrec.run_weights import weights_digest
 from peterrec.settings import dump
 from peterrec.task_run import load_task

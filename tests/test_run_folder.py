@@ -16,16 +16,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from peterrec.atomic import atomic_file, atomic_folder
 from peterrec.errors import BusyError, RefusedError, ResourceError, SettingsError
-from peterrec.run_folder import (
-    FORMAT_VERSION,
-    atomic_file,
-    atomic_folder,
-    data_of,
-    output_folder,
-    read_run,
-    relative_to_run,
-)
+from peterrec.run_folder import output_folder
+from peterrec.run_record import FORMAT_VERSION, data_of, read_run, relative_to_run
 
 SETTINGS = {"training": {"epochs": 3, "seed": 0}, "task": "gender"}
 

@@ -15,7 +15,8 @@ from peterrec.adapter_file import add_adapter_from, load_adapter
 from peterrec.encoders import NextItNet
 from peterrec.encoders.loading import encoder_revision, load_encoder, open_encoder, read_config, save_encoder
 from peterrec.errors import RefusedError
-from peterrec.run_folder import output_folder, relative_to_run
+from peterrec.run_folder import output_folder
+from peterrec.run_record import relative_to_run
 from peterrec.settings import dump
 from peterrec.task_run import TaskFacts, load_task, save_task
 

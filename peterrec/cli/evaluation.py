@@ -35,7 +35,7 @@ def evaluate(
 
     Example: `peterrec evaluate --model runs/gender --data other-data`
     """
-    from peterrec.run_folder import read_run
+    from peterrec.run_record import read_run
     from peterrec.run_weights import kind_of
     from peterrec.stages import evaluate as stage
 

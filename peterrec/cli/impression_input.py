@@ -232,7 +232,7 @@ def predict_impressions(
     from peterrec.data.impressions.side_table import side_tables
     from peterrec.data.logs.interactions import LogColumns
     from peterrec.impression_run import read_schema
-    from peterrec.run_folder import read_run
+    from peterrec.run_record import read_run
     from peterrec.stages import predict_impressions as stage
     from peterrec.stages import world
 

@@ -75,7 +75,7 @@ def predict(
 
     Example: `peterrec predict new.csv --model runs/gender --user customer --item product --time at -o genders.parquet`
     """
-    from peterrec.run_folder import read_run
+    from peterrec.run_record import read_run
     from peterrec.run_weights import kind_of
     from peterrec.stages import predict as stage
 

@@ -55,7 +55,7 @@ def beside(path: Path, ending: str) -> Path:
 
 def finished_run(path: Path, *, stage: str) -> Path:
     """The folder, if `stage` finished it. Raises SettingsError, RefusedError if its run.json is damaged."""
-    from peterrec.run_folder import read_run
+    from peterrec.run_record import read_run
 
     if not isinstance(read_run(path, stage=stage).get("inputs"), dict):
         raise RefusedError(f"{path / 'run.json'}: damaged (it names no inputs); make the run again.")

@@ -147,7 +147,7 @@ def _wanted(tasks: list[str] | None) -> dict[str, Path]:
 def _encoder_of(wanted: dict[str, Path]) -> Path:
     """The encoder that the first run with one was trained on; that of the embedded world where no task is named."""
     from peterrec.origin import read_origin
-    from peterrec.run_folder import read_run
+    from peterrec.run_record import read_run
 
     for folder in wanted.values():
         origin = read_origin(folder)
@@ -165,7 +165,7 @@ def _encoder_in(run: dict) -> str:
 
 def _world_tasks(encoder: Path) -> dict[str, Path]:
     """The finished tasks in `runs` that were trained on the encoder; what stands there else is passed over."""
-    from peterrec.run_folder import read_run
+    from peterrec.run_record import read_run
 
     found = {}
     for path in sorted(RUNS.iterdir()):

@@ -19,7 +19,7 @@ from peterrec.data.splits import Cuts
 from peterrec.data.summary import LengthCounts
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.errors import DataError, SettingsError, did_you_mean
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 
 if TYPE_CHECKING:
     import duckdb

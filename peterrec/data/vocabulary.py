@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from peterrec.atomic import atomic_file
 from peterrec.errors import RefusedError
-from peterrec.run_folder import atomic_file
 
 PAD = 0
 MASK = 1

@@ -20,7 +20,7 @@ from peterrec.evaluation.costs import costs_of
 from peterrec.evaluation.training_plan import training_overrides
 from peterrec.metrics.classification import Classified
 from peterrec.metrics.intervals import ClassificationRows, metric_intervals
-from peterrec.run_folder import data_of, read_run
+from peterrec.run_record import data_of, read_run
 from peterrec.task_recipe import AUTO
 from peterrec.transfer import Fitted
 

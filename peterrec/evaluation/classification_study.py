@@ -25,7 +25,7 @@ from peterrec.evaluation.study_request import StudyRequest
 from peterrec.evaluation.training_plan import finetune_command
 from peterrec.evaluation.trial import Trial
 from peterrec.model import TaskModel
-from peterrec.run_folder import relative_to_run
+from peterrec.run_record import relative_to_run
 from peterrec.task_run import TaskFacts, save_task, weights_digest
 from peterrec.training.checkpoint import Checkpoint
 from peterrec.training.progress import Progress

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from peterrec.data.cross_domain import PairedLogs
 from peterrec.errors import RefusedError, SettingsError
-from peterrec.run_folder import data_of, read_run
+from peterrec.run_record import data_of, read_run
 
 
 def encoder_sight(encoder: Path, pairs: PairedLogs) -> str:

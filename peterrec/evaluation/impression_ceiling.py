@@ -17,7 +17,7 @@ from peterrec.evaluation.impression_arena import ImpressionArena
 from peterrec.evaluation.impression_measures import counted_rows, label_of, measures_of
 from peterrec.evaluation.world import raw_folders, read_note
 from peterrec.impression_design import Design
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

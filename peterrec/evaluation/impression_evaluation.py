@@ -14,7 +14,7 @@ from peterrec.evaluation.impression_split import read_test_rows
 from peterrec.impression_run import LoadedImpressions, load_impressions
 from peterrec.metrics.impression_rows import bootstrap_facts, replicates_of
 from peterrec.metrics.intervals import metric_intervals
-from peterrec.run_folder import data_of, read_run
+from peterrec.run_record import data_of, read_run
 from peterrec.settings import dump
 
 

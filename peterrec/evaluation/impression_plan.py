@@ -11,7 +11,7 @@ from peterrec.errors import SettingsError, did_you_mean
 from peterrec.evaluation.impression_recipes import NamedRecipe, named_recipes
 from peterrec.evaluation.study_request import StudyRequest
 from peterrec.evaluation.training_plan import TrainingPlan, training_overrides
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 from peterrec.settings import Settings, load_settings
 from peterrec.training.impression_step import ImpressionSettings
 from peterrec.transfer import Contestant

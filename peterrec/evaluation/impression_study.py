@@ -26,7 +26,7 @@ from peterrec.evaluation.trial import Trial
 from peterrec.impression_design import Design, binary_labels, design
 from peterrec.impression_run import ImpressionFacts, save_impressions
 from peterrec.impression_transfer import ImpressionFit, fit_codings, fit_impressions, fitted_of
-from peterrec.run_folder import relative_to_run
+from peterrec.run_record import relative_to_run
 from peterrec.settings import dump
 from peterrec.training.checkpoint import Checkpoint
 from peterrec.training.impression_balancing import objectives_balanced

@@ -16,7 +16,7 @@ from peterrec.evaluation.cold_start import ColdStart
 from peterrec.evaluation.cross_baselines import NAMES
 from peterrec.evaluation.training_plan import training_overrides
 from peterrec.ranking_recipe import TargetItems
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 
 
 @dataclass(frozen=True)

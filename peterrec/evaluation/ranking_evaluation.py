@@ -16,7 +16,7 @@ from peterrec.evaluation.ranking_fitted import measure_ranking
 from peterrec.evaluation.ranking_results import reported
 from peterrec.evaluation.split_file import read_split
 from peterrec.ranking_run import LoadedRanking, load_ranking
-from peterrec.run_folder import data_of, read_run
+from peterrec.run_record import data_of, read_run
 
 
 def evaluate_ranking(

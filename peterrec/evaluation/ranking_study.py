@@ -35,7 +35,8 @@ from peterrec.ranking_model import RankingModel
 from peterrec.ranking_run import RankingFacts, save_ranking
 from peterrec.ranking_transfer import fit_ranking
 from peterrec.report.pairs_summary import pairs_summary
-from peterrec.run_folder import RunFolder, relative_to_run
+from peterrec.run_folder import RunFolder
+from peterrec.run_record import relative_to_run
 from peterrec.run_weights import weights_digest
 from peterrec.training.checkpoint import Checkpoint
 from peterrec.training.progress import Progress

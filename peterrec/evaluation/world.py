@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from peterrec.data.prepared import PreparedLog
 from peterrec.data.synthetic import World, WorldFiles, WorldSettings
 from peterrec.errors import SettingsError
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 
 NOTE_FILE = "world.json"
 FORMAT, FORMAT_VERSION = "peterrec.world", 1

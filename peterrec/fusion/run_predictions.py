@@ -11,7 +11,7 @@ from peterrec.errors import RefusedError, SettingsError
 from peterrec.evaluation.impression_split import read_parts
 from peterrec.fusion.predictions import PREFIX, TEST, TUNE, Predictions, lists_of, numbers
 from peterrec.impression_run import load_impressions
-from peterrec.run_folder import data_of, read_run
+from peterrec.run_record import data_of, read_run
 from peterrec.run_weights import kind_of
 
 

@@ -12,7 +12,7 @@ from peterrec.hub.item_names import Rename, renamed_encoder
 from peterrec.hub.packing import fit_to
 from peterrec.hub.public_run import kind_of_run
 from peterrec.origin import Origin, read_origin, write_origin
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 
 
 def copy_fetched(folder: Path, *, output: Path, rename: Rename | None = None) -> list[Path]:

@@ -17,7 +17,7 @@ from peterrec.hub.contents import CARD, RUN, names_of
 from peterrec.hub.item_names import Rename, paired_anew, renamed_encoder, renamed_vocabulary
 from peterrec.hub.manifest import Manifest, write_manifest
 from peterrec.hub.public_run import check_private, kind_of_run, public_run
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 
 CONFIG = "adapter_config.json"
 

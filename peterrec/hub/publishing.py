@@ -17,7 +17,7 @@ from peterrec.hub.public_run import kind_of_run
 from peterrec.hub.record import Publication, read_publications, record
 from peterrec.hub.reference import Reference, parse_reference
 from peterrec.origin import read_origin
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from peterrec.encoders.loading import open_encoder
 from peterrec.encoders.readout import Readout
 from peterrec.encoders.user_reading import reading_of
 from peterrec.objectives.settings import POSITION_LEVEL, USER_LEVEL
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 from peterrec.run_weights import FoundEncoder
 from peterrec.serving.engine import Engine, Route
 from peterrec.serving.item_lookup import ItemLookup

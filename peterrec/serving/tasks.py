@@ -15,7 +15,7 @@ from peterrec.model import TaskModel
 from peterrec.ranking_model import MixedEncoder
 from peterrec.ranking_run import LoadedRanking, load_ranking
 from peterrec.recommender import Recommender, ranking_recommender
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 from peterrec.run_weights import ModelFacts, kind_of
 from peterrec.serving.engine import Engine, Route
 from peterrec.serving.item_lookup import ItemLookup

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peterrec.atomic import atomic_file
 from peterrec.data.logs.interactions import LogColumns, LogSource
 from peterrec.data.new_histories import open_histories
 from peterrec.data.reading import WHOLE
@@ -14,7 +15,7 @@ from peterrec.encoders.loading import open_encoder
 from peterrec.encoders.user_reading import reading_of
 from peterrec.inference import choose_device, reader_of, user_vectors
 from peterrec.objectives.settings import POSITION_LEVEL, USER_LEVEL
-from peterrec.run_folder import atomic_file, read_run
+from peterrec.run_record import read_run
 from peterrec.stages.output_file import refuse_existing, wanted_users
 from peterrec.stages.user_progress import user_progress
 

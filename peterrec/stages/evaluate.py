@@ -22,7 +22,8 @@ from peterrec.metrics.classification import Classified
 from peterrec.metrics.intervals import ClassificationRows, metric_intervals, paired_gain
 from peterrec.report.files import write_results
 from peterrec.report.pairs_summary import pairs_summary
-from peterrec.run_folder import FORMAT_VERSION, data_of, output_folder, read_run, relative_to_run
+from peterrec.run_folder import output_folder
+from peterrec.run_record import FORMAT_VERSION, data_of, read_run, relative_to_run
 from peterrec.run_weights import kind_of
 from peterrec.task_run import load_task
 from peterrec.training.finetuning import predict

@@ -14,7 +14,8 @@ from peterrec.evaluation.study_request import StudyRequest
 from peterrec.evaluation.trial import Trial
 from peterrec.evaluation.trials import Trials
 from peterrec.report.files import write_results
-from peterrec.run_folder import FORMAT_VERSION, RunFolder, output_folder
+from peterrec.run_folder import RunFolder, output_folder
+from peterrec.run_record import FORMAT_VERSION
 from peterrec.settings import dump
 from peterrec.training.processes import join
 from peterrec.training.progress import Mode

@@ -19,7 +19,8 @@ from peterrec.fusion.run_predictions import of_run
 from peterrec.fusion.tuning import tune
 from peterrec.inference import choose_device
 from peterrec.report.files import write_results
-from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
+from peterrec.run_folder import output_folder
+from peterrec.run_record import FORMAT_VERSION, relative_to_run
 
 SCORES, WEIGHTS = "fused.parquet", "weights.json"
 

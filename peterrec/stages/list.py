@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from peterrec.catalogue import KINDS, describe, names
 from peterrec.errors import PeterrecError, SettingsError, did_you_mean
 from peterrec.report.reading import estimate, label_of
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 
 RUNS = "runs"
 LISTS = (*KINDS, RUNS)

@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peterrec.atomic import atomic_file
 from peterrec.data.logs.interactions import LogColumns, LogSource
 from peterrec.data.new_histories import open_histories
 from peterrec.errors import SettingsError
 from peterrec.inference import choose_device
-from peterrec.run_folder import atomic_file, read_run
+from peterrec.run_record import read_run
 from peterrec.run_weights import kind_of
 from peterrec.stages.output_file import refuse_existing, wanted_users
 from peterrec.stages.user_progress import user_progress

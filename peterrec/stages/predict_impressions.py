@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peterrec.atomic import atomic_file
 from peterrec.data.domain_logs import BadRows
 from peterrec.data.impressions.history import History
 from peterrec.data.impressions.new_rows import read_rows
@@ -17,7 +18,6 @@ from peterrec.data.logs.interactions import LogColumns, LogSource
 from peterrec.errors import SettingsError
 from peterrec.impression_run import load_impressions
 from peterrec.inference import choose_device
-from peterrec.run_folder import atomic_file
 from peterrec.stages.output_file import refuse_existing
 from peterrec.stages.user_progress import user_progress
 

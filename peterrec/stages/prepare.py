@@ -29,7 +29,8 @@ from peterrec.data.splits import Cuts, Split, choose
 from peterrec.data.summary import label_shares, readable_time
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.errors import SettingsError
-from peterrec.run_folder import output_folder, read_run
+from peterrec.run_folder import output_folder
+from peterrec.run_record import read_run
 
 if TYPE_CHECKING:
     import duckdb

@@ -14,7 +14,8 @@ from peterrec.encoders.settings import EncoderSettings
 from peterrec.errors import RefusedError, SettingsError
 from peterrec.evaluation.next_item import evaluate_next_item
 from peterrec.report.files import write_results
-from peterrec.run_folder import FORMAT_VERSION, output_folder, relative_to_run
+from peterrec.run_folder import output_folder
+from peterrec.run_record import FORMAT_VERSION, relative_to_run
 from peterrec.settings import Settings, dump, load_settings, to_toml
 from peterrec.training.continuation import Continuation, settings_layer
 from peterrec.training.loop import train

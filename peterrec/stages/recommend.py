@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peterrec.atomic import atomic_file
 from peterrec.data.domain_logs import TwoLogs
 from peterrec.data.item_rule import read_items
 from peterrec.data.logs.interactions import LogColumns, LogSource
@@ -19,7 +20,6 @@ from peterrec.data.vocabulary import Vocabulary
 from peterrec.errors import SettingsError
 from peterrec.inference import choose_device
 from peterrec.recommender import Recommender, load_recommender
-from peterrec.run_folder import atomic_file
 from peterrec.stages.listed_items import read_listed
 from peterrec.stages.output_file import refuse_existing, wanted_users
 from peterrec.stages.recommended_rows import SCHEMA, RecommendedRows

@@ -11,7 +11,7 @@ from peterrec.catalogue import KINDS, adapter, any_task, find, names
 from peterrec.errors import RefusedError, SettingsError, did_you_mean
 from peterrec.report.outputs import SHOWN, columns, lines, measured_against, measured_domains, measured_outputs
 from peterrec.report.reading import estimate, label_of, parameters
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 from peterrec.settings import read_toml, settings_table, to_toml
 
 READ = {"adapters": adapter, "tasks": any_task}

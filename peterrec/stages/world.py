@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from peterrec.atomic import atomic_folder
 from peterrec.data.domain_logs import TwoLogs
 from peterrec.data.impressions.history import History
 from peterrec.data.impressions.preparation import Sources
@@ -12,7 +13,7 @@ from peterrec.data.synthetic import World, WorldSettings
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.errors import SettingsError
 from peterrec.evaluation.world import NOTE_FILE, note_world, read_note
-from peterrec.run_folder import atomic_folder, read_run
+from peterrec.run_record import read_run
 from peterrec.stages import prepare, prepare_impressions
 
 COLUMNS = LogColumns(user="user", item="item", time="timestamp")

@@ -16,7 +16,7 @@ from peterrec.encoders.growth import grow, item_tensors, stands_in, train_new_ro
 from peterrec.encoders.loading import encoder_revision, open_encoder
 from peterrec.encoders.settings import EncoderSettings
 from peterrec.errors import RefusedError, SettingsError
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 from peterrec.settings import dump, read_toml, validate
 from peterrec.training.pretraining_settings import PretrainingSettings
 

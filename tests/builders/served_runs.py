@@ -11,7 +11,8 @@ from peterrec.catalogue import AdapterRecipe, RankingTask, TaskRecipe
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.encoders.loading import encoder_revision, load_encoder, open_encoder
 from peterrec.ranking_run import RankingFacts, save_ranking
-from peterrec.run_folder import output_folder, relative_to_run
+from peterrec.run_folder import output_folder
+from peterrec.run_record import relative_to_run
 from peterrec.run_weights import weights_digest
 from peterrec.settings import dump
 from peterrec.task_run import TaskFacts, save_task

@@ -20,7 +20,8 @@ from peterrec.data.vocabulary import Vocabulary
 from peterrec.encoders.loading import encoder_revision, open_encoder
 from peterrec.errors import DataError, RefusedError, SettingsError
 from peterrec.evaluation.next_item import evaluate_next_item
-from peterrec.run_folder import output_folder, relative_to_run
+from peterrec.run_folder import output_folder
+from peterrec.run_record import relative_to_run
 from peterrec.settings import dump, load_settings
 from peterrec.stages import evaluate, predict, prepare, pretrain
 from peterrec.stages.world import COLUMNS, log_files

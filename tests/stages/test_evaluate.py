@@ -9,7 +9,7 @@ import pytest
 
 from peterrec.data.prepared import open_prepared
 from peterrec.errors import RefusedError
-from peterrec.run_folder import data_of, read_run
+from peterrec.run_record import data_of, read_run
 from peterrec.stages import evaluate, finetune, prepare
 from peterrec.stages.world import COLUMNS, log_files
 

@@ -17,7 +17,7 @@ from peterrec.data.logs.interactions import LogColumns
 from peterrec.data.prepared import PARTS, open_prepared
 from peterrec.data.vocabulary import Vocabulary
 from peterrec.errors import DataError, PeterrecError, SettingsError
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 from peterrec.stages import prepare
 
 SPLITS = [

@@ -12,7 +12,7 @@ from peterrec.data.impressions.preparation import Sources
 from peterrec.data.impressions.summary import render_impressions
 from peterrec.data.impressions.wanted import Wanted, parse_field, parse_label, split_rule
 from peterrec.errors import DataError, SettingsError
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 from peterrec.stages import prepare_impressions
 
 

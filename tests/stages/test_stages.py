@@ -14,7 +14,7 @@ from transformers import AutoModel
 from peterrec.data.prepared import open_prepared
 from peterrec.encoders.loading import load_encoder
 from peterrec.errors import RefusedError, SettingsError
-from peterrec.run_folder import read_run
+from peterrec.run_record import read_run
 from peterrec.stages import compare, encode, evaluate, finetune, predict, pretrain
 from peterrec.stages.world import COLUMNS, log_files
 from peterrec.task_run import load_task

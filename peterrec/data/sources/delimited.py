@@ -12,9 +12,9 @@ from typing import IO, Any, cast
 import duckdb
 import pyarrow as pa
 
+from peterrec.atomic import atomic_file
 from peterrec.data.sources.source import Rows
 from peterrec.errors import DataError
-from peterrec.run_folder import atomic_file
 
 MEMORY_LIMIT = "2GB"
 _LONGEST_LINE = 16 * 1024 * 1024  # bytes; one user's whole history can be one line

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peterrec.atomic import atomic_file
 from peterrec.data.logs.columns import LogColumns
 from peterrec.data.sources.source import Rows, Source
 from peterrec.errors import DataError, SettingsError, did_you_mean
-from peterrec.run_folder import atomic_file
 
 BATCH = 10_000  # rows held at a time
 _HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<split>[\w.-]+))?")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import csv
 
+from peterrec.atomic import atomic_file
 from peterrec.errors import SettingsError
-from peterrec.run_folder import atomic_file
 
 # kind → the fields of the row, from a good row's user, item and time.
 _BAD_ROWS = {
