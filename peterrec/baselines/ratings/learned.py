@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -25,15 +25,17 @@ class LearnedSettings:
     """How a model is trained: squared error plus penalties, by Adam on `rows` at a time, or fewer, so that an epoch has
     at least about `steps` steps.
 
-    `decay` multiplies the learning rate after each epoch; training stops when the validation RMSE has not fallen for
-    `patience` epochs, and the best epoch is kept. The users of a step come from one of `groups` that are drawn anew in
-    each epoch, so that a step reads N(u) of few users.
+    Weights of neighbours learn at `neighbour_rate` times the learning rate: Adam's steps do not get smaller where a
+    weight is seen rarely, and most of these are. `decay` multiplies the rates after each epoch; training stops when the
+    validation RMSE has not fallen for `patience` epochs, and the best epoch is kept. The users of a step come from one
+    of `groups` that are drawn anew in each epoch, so that a step reads N(u) of few users.
     """
 
     factors: int = 50
     neighbours: int = 100
     shrinkage: float = 100.0
     learning_rate: float = 5e-3
+    neighbour_rate: float = 0.1
     decay: float = 0.9
     bias_penalty: float = 0.005
     factor_penalty: float = 0.07
@@ -124,7 +126,11 @@ class Learned:
         near = self._near(ratings.users, ratings.items)
         values, shares = (torch.from_numpy(each).float().to(self._device) for each in (ratings.values, ratings.shares))
         held = self._near(validation.users, validation.items)
-        optimizer = torch.optim.Adam(self.tiers.parameters(), lr=settings.learning_rate)
+        rest, near_weights = self.tiers.parts()
+        groups: list[dict[str, Any]] = [{"params": rest}]
+        if near_weights:
+            groups.append({"params": near_weights, "lr": settings.neighbour_rate * settings.learning_rate})
+        optimizer = torch.optim.Adam(groups, lr=settings.learning_rate)
         rate = torch.optim.lr_scheduler.ExponentialLR(optimizer, settings.decay)
         best, kept = self._rmse(validation, held), self._state()
         for epoch in range(1, settings.epochs + 1):

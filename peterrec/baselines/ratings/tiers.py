@@ -96,6 +96,11 @@ class Tiers(nn.Module):
             found = found + rated.squeeze(1) * batch.near_rated + chosen.squeeze(1) * bags.scale
         return found
 
+    def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The biases and factors, and the weights of neighbours."""
+        near = [one for one in (self.rated_weights, self.chosen_weights) if one is not None]
+        return [one for one in self.parameters() if all(one is not other for other in near)], near
+
     def penalty(self, batch: RatingBatch, *, biases: float, factors: float, neighbours: float) -> Tensor:
         """The squares of all parameters that a row reads, times what their kind is penalised by, summed over rows `()`.
 

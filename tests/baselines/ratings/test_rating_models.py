@@ -1,6 +1,7 @@
 """Models of ratings against their equations, written out row by row."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -324,6 +325,23 @@ def test_training_stops_by_the_validation_rows_alone():
     own = LatentFactors.fit(train, settings=settings)
     assert own._ratings is not train
     assert len(own._ratings) == len(train) - round(0.05 * len(train))
+
+
+@pytest.mark.parametrize("kind", [Neighbourhood, Integrated])
+def test_weights_of_neighbours_learn_at_a_rate_of_their_own(kind):
+    def sizes(rate: float) -> tuple[float, float]:
+        # one step of Adam moves each parameter by its rate at most, and by nearly that
+        settings = replace(QUICK, epochs=1, rows=10**6, steps=1, groups=1, learning_rate=1e-2, neighbour_rate=rate)
+        tiers = kind.fit(drawn(), validation=drawn(), settings=settings).tiers
+        started = kind(drawn(), settings=settings, seed=0, device=torch.device("cpu")).tiers
+        assert tiers.rated_weights is not None
+        moved = tiers.rated_weights.detach(), (tiers.user_bias - started.user_bias).detach()
+        return float(moved[0].abs().max()), float(moved[1].abs().max())
+
+    for rate in (0.1, 0.5):
+        near, bias = sizes(rate)
+        assert near == pytest.approx(1e-2 * rate, rel=1e-3)
+        assert bias == pytest.approx(1e-2, rel=1e-3)
 
 
 def test_weights_count_as_rows():
