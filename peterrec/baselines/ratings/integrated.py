@@ -11,3 +11,5 @@ class Integrated(Learned):
     has_factors: ClassVar[bool] = True
     implicit: ClassVar[bool] = True
     has_neighbours: ClassVar[bool] = True
+    # as in the paper (a seventh there) slower than alone: the many weights of neighbours would fit what factors can say
+    neighbour_rate: ClassVar[float] = 0.1

@@ -25,17 +25,15 @@ class LearnedSettings:
     """How a model is trained: squared error plus penalties, by Adam on `rows` at a time, or fewer, so that an epoch has
     at least about `steps` steps.
 
-    Weights of neighbours learn at `neighbour_rate` times the learning rate: Adam's steps do not get smaller where a
-    weight is seen rarely, and most of these are. `decay` multiplies the rates after each epoch; training stops when the
-    validation RMSE has not fallen for `patience` epochs, and the best epoch is kept. The users of a step come from one
-    of `groups` that are drawn anew in each epoch, so that a step reads N(u) of few users.
+    `decay` multiplies the learning rates after each epoch; training stops when the validation RMSE has not fallen for
+    `patience` epochs, and the best epoch is kept. The users of a step come from one of `groups` that are drawn anew in
+    each epoch, so that a step reads N(u) of few users.
     """
 
     factors: int = 50
     neighbours: int = 100
     shrinkage: float = 100.0
     learning_rate: float = 5e-3
-    neighbour_rate: float = 0.1
     decay: float = 0.9
     bias_penalty: float = 0.005
     factor_penalty: float = 0.07
@@ -48,7 +46,8 @@ class LearnedSettings:
 
 
 class Learned:
-    """A sum of `Tiers`; which, each model says by `has_factors`, `implicit` and `has_neighbours`.
+    """A sum of `Tiers`; which, each model says by `has_factors`, `implicit` and `has_neighbours`. Weights of neighbours
+    learn at `neighbour_rate` times the learning rate.
 
     `epoch` is the one that was kept, `validation_rmse` (E,) what each came to.
     """
@@ -56,6 +55,7 @@ class Learned:
     has_factors: ClassVar[bool] = False
     implicit: ClassVar[bool] = False
     has_neighbours: ClassVar[bool] = False
+    neighbour_rate: ClassVar[float] = 1.0
 
     def __init__(self, ratings: Ratings, *, settings: LearnedSettings, seed: int, device: torch.device) -> None:
         self.settings: LearnedSettings = settings
@@ -129,7 +129,7 @@ class Learned:
         rest, near_weights = self.tiers.parts()
         groups: list[dict[str, Any]] = [{"params": rest}]
         if near_weights:
-            groups.append({"params": near_weights, "lr": settings.neighbour_rate * settings.learning_rate})
+            groups.append({"params": near_weights, "lr": self.neighbour_rate * settings.learning_rate})
         optimizer = torch.optim.Adam(groups, lr=settings.learning_rate)
         rate = torch.optim.lr_scheduler.ExponentialLR(optimizer, settings.decay)
         best, kept = self._rmse(validation, held), self._state()
