@@ -108,14 +108,16 @@ class Server:
             loaded = tasks.load(name, Path(folder), shared=self.shared, continued=self._continued)
             if isinstance(loaded, ServedRanking):
                 loaded = replace(loaded, recommender=replace(loaded.recommender, vectors=queries_of))
-            self._placement = self._placement.with_task(loaded, number=next(self._numbers))
+            with self._computing:  # adapters of a batch are copied, and tried, as they stand without anybody's hooks
+                self._placement = self._placement.with_task(loaded, number=next(self._numbers))
             return self._note(self._placement, name)
 
     def remove(self, name: str) -> None:
         """Serves the task no longer. Raises UnknownTaskError."""
         with self._changing:
             self._task(self._placement, name)
-            self._placement = self._placement.without(name)
+            with self._computing:
+                self._placement = self._placement.without(name)
 
     @property
     def tasks(self) -> list[TaskNote]:

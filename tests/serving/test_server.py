@@ -10,6 +10,7 @@ import torch
 from peterrec.data.logs.interactions import LogColumns
 from peterrec.encoders.loading import load_encoder, read_config, save_encoder
 from peterrec.errors import DataError, RefusedError, SettingsError
+from peterrec.serving import family
 from peterrec.serving.requests import Encode, Predict, Recommend
 from peterrec.serving.server import Server, UnknownTaskError
 from peterrec.stages import encode, predict, recommend
@@ -257,6 +258,29 @@ def test_requests_and_changes_from_many_threads(server, runs, histories):
     for thread in threads:
         thread.join()
     assert faults == []
+
+
+def test_adapters_of_a_batch_are_copied_and_tried_while_nothing_is_computed(server, runs, histories, monkeypatch):
+    free = []
+
+    def heard(function):
+        def first_look(*given, **more):
+            free.append(server._computing.locked())
+            return function(*given, **more)
+
+        return first_look
+
+    for name in ("user_vectors", "twin_of"):
+        monkeypatch.setattr(family, name, heard(getattr(family, name)))
+    for name in ("serial", "serial_too", "serial_tcl"):
+        server.add(name, runs / name)
+    tried = len(free)
+    assert tried >= 2 * 4  # a copy and, apart and together, at least three trials for each that joined
+    server.remove("serial")
+    assert len(free) > tried
+    assert all(free)
+    assert not server._computing.locked()
+    server.predict(histories, tasks=["serial_too", "serial_tcl"])
 
 
 def test_names_that_cannot_be(server, runs):
