@@ -1,11 +1,18 @@
 """A small world, prepared and pretrained on once, for every test that needs one."""
 
+import gc
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)  # tests run side by side
+
+
+def pytest_collection_finish() -> None:
+    """Modules and collected tests live to the end: each training's sweep for garbage need not visit them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,7 @@ def gains(road, data, controls):
         seeds=[0, 1],
         adapters=["serial"],
         controls=controls,
+        learning_rates=[2e-3, 8e-3] if data == "world" else [2e-3],
         overrides=["device=cpu"],
         progress="silent",
     )

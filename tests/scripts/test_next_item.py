@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from peterrec.cli import execute
 from peterrec.data.prepared import open_prepared
 from peterrec.settings import load_settings
 from peterrec.stages.pretrain import PretrainSettings
@@ -76,6 +77,7 @@ def test_it_runs_from_end_to_end(script, prepared_folder, tmp_path, monkeypatch,
     )
     monkeypatch.setattr(script, "RECIPES", recipes)
     monkeypatch.setattr(script, "SEEDS", (0, 1))
+    monkeypatch.setattr(script.subprocess, "run", lambda command, check: execute(command[3:]))  # python -m peterrec …
     monkeypatch.setattr("sys.argv", ["next_item.py", str(prepared_folder), str(tmp_path / "out")])
     script.main()
     found = json.loads((tmp_path / "out" / "next_item.json").read_text())
