@@ -111,6 +111,11 @@ def design(task: ImpressionTask, *, fields: Sequence[str], labels: Mapping[str, 
             f"task {task.name}: no field of the data is left to read. Prepare the impressions with --field COLUMN, or "
             "take some out of features.without."
         )
+    if task.features.penalty and not _embeds(task, heads):
+        raise SettingsError(
+            f"task {task.name}: features.penalty is on embeddings, and nothing of the recipe reads any (terms but fm "
+            "have weights of their own). Leave it out, or add a [[body]], a product or an fm term."
+        )
     return Design(
         task=task,
         heads=tuple(heads),
@@ -138,8 +143,7 @@ def build_network(
     `sizes` are the tables that its fields need, `bias_sizes` those of the bias towers with fields of their own.
     """
     task, dim = plan.task, plan.task.features.dim
-    multiplied = any(head.product for head in plan.heads) or any(term.kind == "fm" for term in task.terms)
-    shared = bool(task.body or task.matches or task.correlation) or multiplied
+    shared = _embeds(task, plan.heads)
     embeddings = FieldEmbeddings(sizes, dim) if shared else None
     norm_by_domain = task.domains is not None and task.domains.norm
     # a norm by domain would take a vector that all rows of a domain share for a constant: nothing of it is left in
@@ -186,7 +190,14 @@ def build_network(
         matches=matches_of(task, sizes.names),
         correlation=correlation_of(task, sizes.names),
         odds=plan.odds,
+        penalty_weight=task.features.penalty,
     )
+
+
+def _embeds(task: ImpressionTask, heads: Sequence[Head]) -> bool:
+    """Whether anything reads embeddings of fields that all share; terms but `fm` have weights of their own."""
+    multiplied = any(head.product for head in heads) or any(term.kind == "fm" for term in task.terms)
+    return bool(task.body or task.matches or task.correlation) or multiplied
 
 
 def _measures_of(heads: Sequence[Head], objectives: Sequence[Objective]) -> tuple[Measure, ...]:

@@ -59,6 +59,7 @@ class ImpressionNetwork(nn.Module):
     fields. `biases` are towers, each added to the heads of its place in `bias_heads`. `values` are the heads that
     predict a value, `logarithms` those among them that learn log(1 + label), `odds` those that predict e^logit.
     `matches` and `correlation`, on the same embeddings, are of training alone: nothing that is predicted reads them.
+    `penalty_weight` is that of the squared lengths of the embeddings of a row.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class ImpressionNetwork(nn.Module):
         matches: Mapping[str, TwoTowers] | None = None,
         correlation: VectorTower | None = None,
         odds: Sequence[str] = (),
+        penalty_weight: float = 0.0,
     ):
         super().__init__()
         self.embeddings = embeddings
@@ -108,6 +110,8 @@ class ImpressionNetwork(nn.Module):
         self._match_names = tuple(matches or {})
         self.correlation = correlation
         self._odds = frozenset(odds)
+        self._penalty_weight = penalty_weight
+        self._squares: Tensor | None = None  # of the latest batch in training, for `penalty`
 
     def start_at_rates(self, objectives: Sequence[Objective], rates: Sequence[float]) -> None:
         """Has the probabilities start at the shares of positives `rates`, one an objective, of the training rows."""
@@ -186,6 +190,8 @@ class ImpressionNetwork(nn.Module):
         """The output of each head `(B,)`, with terms and bias towers: a logit, or a value in units that it learns; in
         training also the logit of each of the matches."""
         embedded, domain = self._embedded(batch), self._domain(batch)
+        if self.training and self._penalty_weight and embedded is not None:
+            self._squares = embedded.square().sum() / max(len(batch), 1)
         layers = []
         if self.body is not None:
             assert embedded is not None
@@ -231,8 +237,10 @@ class ImpressionNetwork(nn.Module):
         return found
 
     def penalty(self) -> Tensor:
-        """What the recipe adds to the loss, `()`."""
-        return self.value_mean.new_zeros(()) if self.body is None else self.body.penalty()
+        """What the recipe adds to the loss, `()`: of the body, and of the embeddings of the batch computed last."""
+        total = self.value_mean.new_zeros(()) if self.body is None else self.body.penalty()
+        squares, self._squares = self._squares, None
+        return total if squares is None else total + self._penalty_weight * squares
 
 
 class ImpressionModel(TaskModel):

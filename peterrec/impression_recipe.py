@@ -92,6 +92,12 @@ class Features(Settings):
         ge=1,
         description="channels to which the encoder's user and item vectors are mapped, with an encoder",
     )
+    penalty: float = Field(
+        default=0.0,
+        ge=0,
+        description="added to the loss: this times the squared length of a row's embeddings together, as matrix "
+        "factorisation has it; keeps ids of few rows from learning these by heart",
+    )
 
 
 class ImpressionTask(HistoryRecipe):

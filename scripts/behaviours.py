@@ -1,9 +1,10 @@
 """Do linked tasks find items better than the same ones alone?  `python scripts/behaviours.py OUT --shop NAME=DATA ...`
 
     --shop NAME=DATA      behaviours of a shop: NMTR, its cascade cut (each behaviour's network, shared embeddings), the
-                          purchases alone, and popularity; asked for what each user buys next
-    --domains NAME=DATA   two domains of the same users: CoNet, SCoNet, the same without cross connections, and
-                          popularity; asked for the last item in the target domain
+                          purchases alone, popularity, item-kNN of all behaviours, and what the user has put into the
+                          cart or collected before the rest; asked for what each user buys next
+    --domains NAME=DATA   two domains of the same users: CoNet, SCoNet, the same without cross connections,
+                          popularity, and item-kNN in the target domain; asked for the last item in the target domain
 
 `scripts/implicit_data.py` makes the tables, `peterrec prepare` the data (docs/behaviours.md has the commands). Every
 item of the catalogue that the user has not had is a candidate; of users, --users are drawn (all with 0). Means over the
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from full_ranking import SAMPLED, asked, lines, popular, ranked, trained
+from full_ranking import SAMPLED, asked, lines, neighbours, popular, ranked, touched_first, trained
 
 from peterrec.catalogue import ImpressionTask, impression_task
 from peterrec.data.impressions.impressions import Impressions, open_impressions
@@ -61,9 +62,19 @@ def of_domains(impressions: Impressions) -> Contestants:
 
 
 def measured(
-    contestants: Contestants, impressions: Impressions, *, label: str, item: str, seeds: int, users: int | None
+    contestants: Contestants,
+    impressions: Impressions,
+    *,
+    label: str,
+    item: str,
+    repeats: bool,
+    seeds: int,
+    users: int | None,
 ) -> dict[str, Any]:
-    """The figures of each contestant and of popularity, and what the first gains over the others."""
+    """The figures of each contestant and of popularity, and what the first gains over the others.
+
+    `repeats`: what is asked for may be something that the user has done otherwise, so that this first is a baseline.
+    """
     split = impressions.split(0)
     question = asked(impressions, label=label, item=item, rows=split.test, users=users)
     rows: dict[str, list[RankingRows]] = {
@@ -73,6 +84,10 @@ def measured(
         for name, task in contestants.items()
     }
     rows["popularity"] = [popular(impressions, question, label=label, train=split.train)] * seeds
+    known = list(impressions.labels) if repeats else [label]
+    rows["item-kNN"] = [neighbours(impressions, question, labels=known, train=split.train)] * seeds
+    if repeats:
+        rows["done otherwise first"] = [touched_first(impressions, question, label=label, train=split.train)] * seeds
     first, *others = rows
     gains = {}
     for other in others:
@@ -119,15 +134,16 @@ def main() -> None:
         (given.shop, of_shop, "buy", "item"),
         (given.domains, of_domains, "target", "target_item"),
     ]
-    for sets, contestants, label, item in kinds:
+    for sets, kind, label, item in kinds:
         for name, data in sets:
             if name not in found:
                 impressions = open_impressions(data)
                 found[name] = measured(
-                    contestants(impressions),
+                    kind(impressions),
                     impressions,
                     label=label,
                     item=item,
+                    repeats=kind is of_shop,
                     seeds=given.seeds,
                     users=given.users or None,
                 )

@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peterrec.baselines.item_knn import ItemKNN
 from peterrec.data.impressions.field_batch import FieldBatch
 from peterrec.data.impressions.impressions import Impressions
+from peterrec.data.vocabulary import FIRST_ITEM
 from peterrec.evaluation.impression_plan import ImpressionPlan
 from peterrec.evaluation.study_request import StudyRequest
 from peterrec.impression_design import binary_labels, design
@@ -131,6 +134,45 @@ def popular(impressions: Impressions, question: Question, *, label: str, train: 
     return _measured(
         lambda part: scores.expand(part.stop - part.start, -1), impressions, question, size=size, device=scores.device
     )
+
+
+def neighbours(impressions: Impressions, question: Question, *, labels: Sequence[str], train: Ints) -> RankingRows:
+    """The same of item-kNN, by what each user did in training: rows with any of `labels`."""
+    items = codes(impressions, question.item)
+    size = len(impressions.value_array(question.item))
+    done = train[np.any([impressions.labels[label][train] == 1 for label in labels], axis=0)]
+    done = done[np.argsort(impressions.user[done], kind="stable")]
+    flat = items[done] - 1 + FIRST_ITEM
+    lengths = np.bincount(impressions.user[done], minlength=int(impressions.user.max()) + 1)
+    model = ItemKNN.fit((flat, lengths), num_items=size, recent=int(lengths.max()))
+    stops = np.cumsum(lengths)
+    users = impressions.user[question.rows]
+
+    def score(part: slice) -> Tensor:
+        own = [flat[stops[user] - lengths[user] : stops[user]] for user in users[part]]
+        scores = model.scores((np.concatenate(own), lengths[users[part]]))
+        return torch.from_numpy(scores[:, FIRST_ITEM:].astype(np.float32))
+
+    return _measured(score, impressions, question, size=size, device=torch.device("cpu"))
+
+
+def touched_first(impressions: Impressions, question: Question, *, label: str, train: Ints) -> RankingRows:
+    """The same with what the user has done otherwise in training, as putting it into the cart, before the rest."""
+    items = codes(impressions, question.item)
+    size = len(impressions.value_array(question.item))
+    popularity = np.bincount(items[train[impressions.labels[label][train] == 1]], minlength=size + 1)[1:]
+    others = [values for name, values in impressions.labels.items() if name != label]
+    done = train[np.any([values[train] == 1 for values in others], axis=0)]
+    touched = scipy.sparse.csr_array(
+        (np.full(len(done), popularity.max() + 1.0), (impressions.user[done], items[done] - 1)),
+        shape=(int(impressions.user.max()) + 1, size),
+    )
+    users = impressions.user[question.rows]
+
+    def score(part: slice) -> Tensor:
+        return torch.from_numpy((touched[users[part]].toarray() + popularity).astype(np.float32))
+
+    return _measured(score, impressions, question, size=size, device=torch.device("cpu"))
 
 
 def _measured(score, impressions: Impressions, question: Question, *, size: int, device: torch.device) -> RankingRows:

@@ -268,3 +268,10 @@ def test_every_recipe_for_two_labels_fits_data_with_two_labels():
         found = plan_of(name, impressions)
         assert found.domains == 3
         assert found.fields == ("shelf", "colour", "price", "tags")
+
+
+def test_a_penalty_on_embeddings_that_nothing_reads_is_refused():
+    features = impression_task("lr").features.model_copy(update={"penalty": 0.1})
+    with pytest.raises(SettingsError, match=r"task lr: features\.penalty is on embeddings, and nothing of the recipe"):
+        plan("lr", features=features)
+    assert plan("fm", features=features).task.features.penalty == 0.1

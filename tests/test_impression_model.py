@@ -292,3 +292,21 @@ def test_the_penalty_is_that_of_the_body():
     network = built("snr_aver", impressions).network
     assert network.penalty().item() == pytest.approx(network.body.penalty().item())
     assert network.penalty().item() > 0
+
+
+def test_the_penalty_of_embeddings_is_the_mean_of_their_squared_lengths_in_a_row():
+    impressions = draw(rows=30)
+    fitted = built("shared_bottom", impressions)
+    network, batch = fitted.network, batch_of(fitted, impressions, np.arange(30))
+    randomise(network)
+    network._penalty_weight = 0.3
+    network.train()
+    network(batch)
+    vectors = network.embeddings(batch.fields[0]).detach().numpy()
+    assert vectors.shape[:2] == (30, len(network.embeddings.sizes))
+    expected = 0.3 * np.mean([sum(float(v @ v) for v in row) for row in vectors])
+    assert network.penalty().item() == pytest.approx(expected, rel=1e-5)
+    assert network.penalty().item() == 0, "it is of the batch computed last, and taken once"
+    network.eval()
+    network(batch)
+    assert network.penalty().item() == 0

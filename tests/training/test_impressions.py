@@ -5,7 +5,7 @@ import pytest
 import torch
 from impression_world import draw, encoder, plan_of
 
-from peterrec.catalogue import ImpressionTask, adapter, any_task, names
+from peterrec.catalogue import ImpressionTask, adapter, any_task, impression_task, names
 from peterrec.data.impressions.impressions import Impressions
 from peterrec.errors import DataError
 from peterrec.impression_transfer import build, fit_codings, fit_impressions
@@ -122,6 +122,33 @@ def test_losses_and_gradients_do_not_depend_on_how_a_step_is_cut(with_encoder):
         assert gradients.keys() == found[0][1].keys()
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, found[0][1][name], atol=2e-5, rtol=1e-3)
+
+
+def with_penalty(penalty):
+    task = impression_task("shared_bottom")
+    return task.model_copy(update={"features": task.features.model_copy(update={"penalty": penalty})})
+
+
+def test_the_penalty_of_embeddings_does_not_depend_on_how_a_step_is_cut():
+    impressions = draw(rows=400)
+    found = []
+    for parts in (1, 3):
+        program = program_of(with_penalty(0.5), impressions, rows=128)
+        for module in program.model.modules():
+            module.training = not isinstance(module, torch.nn.Dropout)
+        loss = sum((total(program, program.steps(1)[0], part=n, parts=parts) for n in range(parts)), torch.zeros(()))
+        loss.backward()
+        found.append((loss.item(), program.data.network.embeddings.table.weight.grad.clone()))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1], atol=1e-6, rtol=1e-4)
+
+
+def test_the_penalty_of_embeddings_keeps_them_short():
+    impressions, lengths = draw(rows=600), {}
+    for penalty in (0.0, 1.0):
+        parts, _, _ = fitted(with_penalty(penalty), impressions, epochs=20, patience=20)
+        lengths[penalty] = parts.network.embeddings.table.weight.norm().item()
+    assert lengths[1.0] < 0.5 * lengths[0.0]
 
 
 def test_the_record_of_an_epoch_holds_these_losses():
