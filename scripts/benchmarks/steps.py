@@ -9,9 +9,10 @@ from typing import Any
 from benchmarks import recbole_peer
 from benchmarks.conditions import GIB, Conditions
 from benchmarks.machine import Machine
-from benchmarks.memory import extra_memory, problems
+from benchmarks.memory import Memory, extra_memory, problems
 from benchmarks.naive_nextitnet import NaiveStep
 from benchmarks.peterrec_step import NEGATIVES, PeterrecStep, full_histories
+from benchmarks.process_steps import ProcessesStep
 from benchmarks.recbole_peer import RecBoleStep
 from benchmarks.stopwatch import Timing, take_turns
 from benchmarks.tables import Table
@@ -25,7 +26,7 @@ DROPOUT = 0.2
 MOST_FLOPS = 1e12  # of a step; more would take minutes
 SMALLEST_SHARE = 1 / 16  # of the batch that a peer must at least be able to hold
 
-Step = PeterrecStep | NaiveStep | RecBoleStep
+Step = PeterrecStep | ProcessesStep | NaiveStep | RecBoleStep
 
 TITLE = "Training step"
 GROWTH = "The step as the catalogue grows, taking turns"
@@ -46,13 +47,15 @@ COLUMNS = {
 }
 LABELS = {
     "exact": "peterrec, exact softmax",
+    "processes": "peterrec, exact softmax, a process a thread",
     "sampled": "peterrec, shared negatives",
     "naive": "naive torch",
     "recbole": "RecBole 1.2.1, one target a row",
 }
 NOTES = (
     "A step is forward, loss, backward and update in float32 (unless said) on full histories of Zipf items. "
-    "**peterrec**: the product's loop, from the mapped file on, no clipping. "
+    "**peterrec**: the product's loop, from the mapped file on, no clipping; *a process a thread*: the same batch by "
+    "as many processes, as under torchrun, the sum of gradients included. "
     "**naive torch**: Conv2d 1 × 3 on NCHW, stock layer norm, all logits at once, stock cross-entropy over all rows, "
     "default Adam; the next item at every position, tied table, as the product; its batches lie in memory. "
     "**RecBole**: its NextItNet and `calculate_loss` from PyPI, default Adam; it learns one target from each augmented "
@@ -85,6 +88,9 @@ class Case:
             module = recbole_peer.load()
             assert module is not None
             return RecBoleStep(self.workload, conditions, module=module)
+        if self.who == "processes":
+            own = Path(tempfile.mkdtemp(dir=folder))
+            return ProcessesStep(self.workload, conditions, folder=own, dropout=self.dropout)
         train = full_histories(self.workload, Path(tempfile.mkdtemp(dir=folder)) / "train")
         softmax = "sampled" if self.who == "sampled" else "exact"
         return PeterrecStep(self.workload, conditions, train=train, softmax=softmax, dropout=self.dropout)
@@ -96,6 +102,8 @@ def cases_of(workload: Workload, conditions: Conditions) -> tuple[list[Case], li
     work = workload.positions * (workload.convolution_flops() + workload.softmax_flops())
     if work <= MOST_FLOPS:
         cases.append(Case("exact", workload))
+        if conditions.device == "cpu" and conditions.threads > 1 and conditions.clock == "wall":
+            cases.append(Case("processes", workload))
     else:
         notes.append(f"{workload}: the exact softmax is left out, {work:.1e} operations a step.")
     cases.append(Case("sampled", workload))
@@ -127,10 +135,14 @@ def measure(cases: list[Case], conditions: Conditions, machine: Machine, *, fold
     steps = {case: case.open(conditions, folder=folder) for case in cases}
     timings = take_turns(steps, conditions)
     rows = [_row(case, step, timings[case]) for case, step in steps.items()]
+    for step in steps.values():
+        if isinstance(step, ProcessesStep):
+            step.close()
     steps.clear()
     machine.look(f"after {cases[-1].workload}")
     for case, row in zip(cases, rows, strict=True):
-        row |= extra_memory(case, conditions).figures()
+        # a child process is watched, not children of its own
+        row |= (Memory(None) if case.who == "processes" else extra_memory(case, conditions)).figures()
     _compare(rows)
     return rows
 

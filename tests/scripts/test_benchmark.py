@@ -56,6 +56,19 @@ def pair(load, workload):
     return encoder, naive
 
 
+@pytest.mark.slow
+def test_a_step_of_two_processes_is_made_when_it_is_called(load, workload, conditions, tmp_path):
+    shape = replace(workload, users=6)
+    step = load("benchmarks.process_steps").ProcessesStep(
+        shape, replace(conditions, threads=2), folder=tmp_path, dropout=0.0
+    )
+    assert (step.targets, step.flops) == (120, 120 * (shape.convolution_flops() + shape.softmax_flops()))
+    for _ in range(3):
+        step()
+    step.close()
+    assert [child.exitcode for child in step._children] == [0, 0]
+
+
 def test_the_naive_network_is_ours(load, workload, pair):
     encoder, naive = pair
     events = torch.from_numpy(workload.histories(7))
