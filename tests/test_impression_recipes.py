@@ -233,7 +233,6 @@ RECIPES = {
     "star": (star, esmm),
     "position_bias": (mmoe, esmm),
     "engagement": (mmoe, engagement),
-    "ratings": (mmoe, esmm),
 }
 
 
@@ -251,7 +250,7 @@ def compare(found, expected):
 
 def test_these_are_all_the_recipes():
     linked = {"nmtr", "conet", "sconet", "dupn", "deepmcp"}  # other fields and labels: test_linked_recipes.py
-    rankers = {"lr", "fm", "ffm", "wide_deep", "deepfm", "youtube_ranking"}  # in test_ranker_recipes
+    rankers = {"lr", "fm", "ffm", "wide_deep", "deepfm", "ratings", "youtube_ranking"}  # in test_ranker_recipes
     found = {name for name in names("tasks") if isinstance(any_task(name), ImpressionTask)}
     assert set(RECIPES) | linked | rankers == found
 

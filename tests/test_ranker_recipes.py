@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from impression_columns import DOMAINS, ROWS, TRAIN, Columns
-from impression_layers import expert, sigmoid, tower
+from impression_layers import expert, gated, sigmoid, tower
 from impression_world import plan_of
 from ranker_features import as_field, features, ffm_products, fm_products
 
@@ -17,7 +17,7 @@ from peterrec.impression_transfer import codings_of, fit_codings
 COLUMNS = Columns()
 CHANNELS = 16
 ALL = np.arange(ROWS)
-RANKERS = ("lr", "fm", "ffm", "wide_deep", "deepfm")
+RANKERS = ("lr", "fm", "ffm", "wide_deep", "deepfm", "ratings")
 
 
 class Ranker:
@@ -91,8 +91,8 @@ class Ranker:
         def of(row):
             more = self.as_fields(prefix, row)
             if self.domains:
-                k = int(self.domain[row])
-                more = (s["domain.table.weight"][k + 1] if k >= 0 else np.zeros(16), *more)
+                k, table = int(self.domain[row]), s["domain.table.weight"]
+                more = (table[k + 1] if k >= 0 else np.zeros(table.shape[1]), *more)
             return fm_products(features(COLUMNS, s, "embeddings", row, vectors=more))
 
         return self.of_heads(self.of_rows(of), prefix)
@@ -144,8 +144,10 @@ class Ranker:
             x = self.network.inputs(self.batch()).double().numpy()
         fields = COLUMNS.embedded(s, "embeddings", ("shelf", "colour", "device", "price", "position", "tags"), ALL)
         np.testing.assert_allclose(x[:, : fields[0].size], fields.reshape(ROWS, -1), rtol=1e-4, atol=1e-5)
-        bottom = expert(s, 0, 0, x)
-        return np.stack([tower(s, k, bottom) for k in range(2)], axis=1)
+        count = sum(name.startswith("body.") and name.endswith("linears.0.bias") for name in s)
+        experts = [expert(s, 0, number, x) for number in range(count)]
+        mixed = [experts[0] if len(experts) == 1 else gated(s, 0, k, x, experts) for k in range(2)]
+        return np.stack([tower(s, k, one) for k, one in enumerate(mixed)], axis=1)
 
     def constants(self):
         return np.array([self.s[f"heads.heads.{k}.bias"][0] for k in range(len(self.network.heads.names))])
@@ -157,6 +159,7 @@ EXPECTED = {
     "ffm": lambda it: it.constants() + it.linear() + it.ffm(),
     "wide_deep": lambda it: it.deep() + it.linear() + it.crosses(),
     "deepfm": lambda it: it.deep() + it.linear() + it.fm(),
+    "ratings": lambda it: it.deep() + it.linear() + it.fm(),
 }
 
 
