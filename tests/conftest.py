@@ -15,6 +15,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Libraries that look for leaks when the interpreter ends find none."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def world_log(tmp_path_factory) -> Path:
     """Raw files of a world of 400 users: log-0.csv, log-1.csv.gz, users.csv."""
